@@ -1,0 +1,188 @@
+"""The one call to a language model, and the data that goes in and out of it.
+
+Index letters: B rows, L positions, M memory positions, P prefix positions, D width, V vocabulary.
+Masks: True = may be used.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Tokenizer(Protocol):
+    """What GraftLM needs of a tokenizer; special tokens are never read out of plain text."""
+
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; the spelling of a special token inside it stays plain text."""
+
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of trusted template text, in which special tokens count."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Words of ids, special tokens left out."""
+
+    def render_chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        """The LM's own chat template as one string. Raises: BackboneError when it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What cross-attention may read.
+
+    Shapes:
+        states: (B, M, Dm) float
+        mask: (B, L, M) bool, which memory each text position may read
+    """
+
+    states: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixGeometry:
+    """The shape of a per-layer prefix of one language model."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def token_dim(self) -> int:
+        """Numbers in one prefix position: keys and values of every layer."""
+        return self.num_layers * 2 * self.num_kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class KVPrefix:
+    """Keys and values put before the text in every layer (prefix tuning, arXiv:2101.00190 §4).
+
+    Shapes:
+        keys, values: (num_layers, B, num_kv_heads, P, head_dim) float; rotary models take the keys as they are
+        mask: (B, P) bool
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+    @staticmethod
+    def from_tokens(tokens: Tensor, mask: Tensor, geometry: PrefixGeometry) -> KVPrefix:
+        """Splits soft tokens (B, P, token_dim) into layers, keys and values: the flat layout peft uses."""
+        rows, length, _ = tokens.shape
+        split = tokens.view(rows, length, geometry.num_layers, 2, geometry.num_kv_heads, geometry.head_dim)
+        split = split.permute(3, 2, 0, 4, 1, 5)  # (2, layers, B, heads, P, head_dim)
+        return KVPrefix(split[0], split[1], mask)
+
+
+@dataclass(frozen=True, slots=True)
+class LMInputs:
+    """Everything one call to a language model takes.
+
+    Shapes:
+        embeds: (B, L, D); mask: (B, L) bool; labels: (B, L) long, -100 = no target, or None
+        labels[b, t] is the id AT position t (not shifted)
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    labels: Tensor | None = None
+    memory: Memory | None = None
+    prefix: KVPrefix | None = None
+
+    def __len__(self) -> int:
+        return self.embeds.shape[0]
+
+    def align_left(self) -> LMInputs:
+        """The same rows with their padding moved to the left, as decoding needs it; labels are dropped."""
+        length = self.mask.shape[1]
+        order = torch.argsort(self.mask.to(torch.int8), dim=1, stable=True)  # (B, L) pads first
+        embeds = self.embeds.gather(1, order[..., None].expand_as(self.embeds))
+        memory = self.memory
+        if memory is not None:
+            index = order[..., None].expand(-1, length, memory.mask.shape[2])
+            memory = replace(memory, mask=memory.mask.gather(1, index))
+        return LMInputs(embeds, self.mask.gather(1, order), None, memory, self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class LMOutput:
+    """What one call gives back.
+
+    Shapes:
+        logits: (B, L, V), or (P, V) for the P positions chosen by `at`
+        hidden: (B, L, D), the input of the output matrix
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    cache: Any = None
+
+
+class LanguageModel(nn.Module, ABC):
+    """A causal language model whose own weights are not trained unless a system says so.
+
+    Attributes:
+        dim: D; vocab_size: V; context_length: positions it was made for
+        tokenizer: its tokenizer; fingerprint: hex digest of config, weights and tokenizer
+    """
+
+    dim: int
+    vocab_size: int
+    context_length: int
+    tokenizer: Tokenizer
+    fingerprint: str
+
+    @property
+    @abstractmethod
+    def prefix_geometry(self) -> PrefixGeometry:
+        """The shape a `KVPrefix` must have. Raises: UnsupportedLMError where no prefix can be taken."""
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input vectors of ids: (B, L) long to (B, L, D)."""
+
+    @abstractmethod
+    def forward(self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None) -> LMOutput:
+        """One pass.
+
+        `cache`: from `new_cache`; inputs then continue what it holds, and `inputs.mask` covers only the
+        new positions. `at`: (B, L) bool, the positions whose logits are wanted; None = all.
+        Raises: ShapeError when widths or counts do not fit.
+        """
+
+    @abstractmethod
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states: (..., D) to (..., V)."""
+
+    @abstractmethod
+    def new_cache(self, rows: int, length: int) -> Any:
+        """An empty cache for `rows` rows of at most `length` positions, prefix included."""
+
+    @abstractmethod
+    def select_cache(self, cache: Any, rows: Tensor) -> Any:
+        """The cache of the given rows alone, in the given order (beam search, finished rows)."""
+
+    @abstractmethod
+    def add_lora(self, rank: int) -> None:
+        """Adds trainable low-rank updates to every linear map of the decoder (arXiv:2106.09685), through peft.
+
+        Raises: MissingExtraError without peft; UnsupportedLMError for an LM that is not a Hugging Face model.
+        """
+
+    @abstractmethod
+    def attach_cross_attention(self, blocks: Mapping[int, nn.Module]) -> None:
+        """Applies ``block(hidden, memory) -> hidden`` before decoder layer i for every i in `blocks`.
+
+        The blocks stay in the caller's module tree. Raises: UnsupportedLMError when a layer is not reached.
+        """

@@ -1,0 +1,83 @@
+"""Soft tokens into their slots: the only place where counts are checked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graftlm.data.tokenize import TokenBatch
+from graftlm.errors import ShapeError
+from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, Memory, PrefixGeometry
+
+
+def compose(
+    lm: LanguageModel,
+    batch: TokenBatch,
+    soft: Tensor | None = None,
+    *,
+    memory: Memory | None = None,
+    prefix: KVPrefix | None = None,
+) -> LMInputs:
+    """One call's inputs from tokens and what the media became.
+
+    Shapes:
+        soft: (N, K, D), fills the slots of the batch in reading order; None where it has no slots
+    Raises: ShapeError when the soft tokens and the slots differ in number or width.
+    """
+    embeds = lm.embed(batch.ids)  # (B, L, D)
+    places = batch.slots >= 0  # (B, L)
+    wanted = int(places.sum())
+    given = 0 if soft is None else soft.shape[0] * soft.shape[1]
+    if wanted != given:
+        raise ShapeError(f"expected {wanted} soft tokens for the slots of the batch, found {given}; check num_tokens")
+    if soft is not None and wanted:
+        if soft.shape[-1] != lm.dim:
+            raise ShapeError(f"soft tokens of width {soft.shape[-1]} do not fit a language model of width {lm.dim}")
+        flat = soft.reshape(-1, lm.dim).to(embeds.dtype)  # (N * K, D)
+        embeds = embeds.masked_scatter(places[..., None], flat[batch.slots[places]])
+    _check_rows(len(batch.ids), memory, prefix)
+    return LMInputs(embeds, batch.mask, batch.labels, memory, prefix)
+
+
+def _check_rows(rows: int, memory: Memory | None, prefix: KVPrefix | None) -> None:
+    if memory is not None and memory.states.shape[0] != rows:
+        raise ShapeError(f"memory for {memory.states.shape[0]} rows given to a batch of {rows}")
+    if prefix is not None and prefix.mask.shape[0] != rows:
+        raise ShapeError(f"prefix for {prefix.mask.shape[0]} rows given to a batch of {rows}")
+
+
+def gather_items(tokens: Tensor, owners: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Tokens of N media items side by side in the rows they belong to, in reading order.
+
+    Shapes:
+        tokens: (N, K, W); owners: (N,) long, ascending
+        returns: (rows, items * K, W) and its mask (rows, items * K) bool, items = most items of one row
+    """
+    counts = torch.bincount(owners, minlength=rows)  # (rows,)
+    most = int(counts.max())
+    place = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]  # (N,)
+    joined = tokens.new_zeros(rows, most, *tokens.shape[1:])  # (rows, items, K, W)
+    joined = joined.index_put((owners, place), tokens)
+    filled = torch.arange(most, device=owners.device) < counts[:, None]  # (rows, items)
+    return joined.flatten(1, 2), filled.repeat_interleave(tokens.shape[1], dim=1)
+
+
+def prefix_of_items(soft: Tensor | None, owners: Tensor, rows: int, geometry: PrefixGeometry) -> KVPrefix | None:
+    """Soft tokens (N, K, token_dim) of media items as each row's per-layer prefix; None without media."""
+    if soft is None:
+        return None
+    if len(owners) == rows and bool((owners == torch.arange(rows, device=owners.device)).all()):
+        mask = torch.ones(soft.shape[:2], dtype=torch.bool, device=soft.device)
+        return KVPrefix.from_tokens(soft, mask, geometry)
+    return KVPrefix.from_tokens(*gather_items(soft, owners, rows), geometry)
+
+
+def latest_media_mask(batch: TokenBatch, per_item: int, most_items: int) -> Tensor:
+    """Memory mask of Flamingo (arXiv:2204.14198 §3.1.3): a token reads the latest media item before it.
+
+    Shapes:
+        returns: (B, L, most_items * per_item) bool
+    """
+    number = torch.arange(1, most_items + 1, device=batch.seen.device)  # (items,)
+    latest = batch.seen[..., None] == number  # (B, L, items)
+    return latest.repeat_interleave(per_item, dim=2)  # (B, L, items * per_item)

@@ -1,0 +1,229 @@
+"""A language model for tests: two rotary layers over bytes, seeded, built in milliseconds, yet steerable.
+
+It has every part of the contract: embeds, memory, prefix, cache, `at`, chat template and fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graftlm.errors import ShapeError, UnsupportedLMError
+from graftlm.lm.base import LanguageModel, LMInputs, LMOutput, PrefixGeometry
+from graftlm.lm.checks import check_inputs, position_ids
+
+_END = "<|end|>"
+
+
+class ByteTokenizer:
+    """UTF-8 bytes as ids 0..255, then BOS, EOS and padding; in template text ``<|end|>`` is EOS."""
+
+    vocab_size = 259
+    bos_id = 256
+    eos_id = 257
+    pad_id = 258
+
+    def encode(self, text: str) -> list[int]:
+        """Bytes of plain text."""
+        return list(text.encode("utf-8"))
+
+    def encode_template(self, text: str) -> list[int]:
+        """Bytes of template text, with every ``<|end|>`` as EOS."""
+        ids: list[int] = []
+        for index, piece in enumerate(text.split(_END)):
+            ids.extend(([self.eos_id] if index else []) + self.encode(piece))
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Words of ids; broken UTF-8 becomes the replacement character."""
+        return bytes(number for number in ids if number < 256).decode("utf-8", errors="replace")
+
+    def render_chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        """``<|role|>``, the content and ``<|end|>`` per message."""
+        turns = [f"<|{message['role']}|>\n{message['content']}{_END}\n" for message in messages]
+        return "".join(turns) + ("<|assistant|>\n" if add_generation_prompt else "")
+
+
+@dataclass
+class ToyCache:
+    """Keys and values of the past, written in place; `length` places are filled.
+
+    Shapes:
+        keys, values: (layers, rows, heads, capacity, head_dim); mask: (rows, capacity) bool
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+    length: int = 0
+
+
+def _rotate(states: Tensor, positions: Tensor) -> Tensor:
+    """Rotary positions (arXiv:2104.09864): states (B, H, L, d), positions (B, L)."""
+    half = states.shape[-1] // 2
+    speeds = 100.0 ** (-torch.arange(half, device=states.device) / half)
+    angles = (positions[:, None, :, None] * speeds).to(states.dtype)  # (B, 1, L, d / 2)
+    left, right = states[..., :half], states[..., half:]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+class _Layer(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList([nn.RMSNorm(dim), nn.RMSNorm(dim)])
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.up = nn.Linear(dim, 4 * dim, bias=False)
+        self.down = nn.Linear(4 * dim, dim, bias=False)
+
+    def project(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, H, L, d)."""
+        qkv = self.qkv(self.norms[0](hidden)).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, H, d)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        return _rotate(query, positions), _rotate(key, positions), value
+
+    def finish(self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, usable: Tensor) -> Tensor:
+        """The layer's output: hidden (B, L, D), usable (B, 1, L, S) bool."""
+        scores = query @ key.mT / query.shape[-1] ** 0.5  # (B, H, L, S)
+        weights = scores.masked_fill(~usable, torch.finfo(scores.dtype).min).softmax(dim=-1)
+        hidden = hidden + self.out((weights @ value).transpose(1, 2).flatten(2))
+        return hidden + self.down(F.gelu(self.up(self.norms[1](hidden))))
+
+
+class ToyLM(LanguageModel):
+    """A byte-level decoder with random weights drawn from `seed`."""
+
+    def __init__(self, seed: int = 0, dim: int = 32, num_layers: int = 2, num_heads: int = 2) -> None:
+        super().__init__()
+        self.tokenizer = ByteTokenizer()
+        self.dim = dim
+        self.vocab_size = self.tokenizer.vocab_size
+        self.context_length = 1024
+        self.num_heads = num_heads
+        self.tokens = nn.Embedding(self.vocab_size, dim)
+        self.layers = nn.ModuleList([_Layer(dim, num_heads) for _ in range(num_layers)])
+        self.norm = nn.RMSNorm(dim)
+        self.output = nn.Linear(dim, self.vocab_size, bias=False)
+        self._blocks: dict[int, nn.Module] = {}
+        self._draw(seed)
+        self.eval()
+        self.fingerprint = self._digest()
+
+    def _draw(self, seed: int) -> None:
+        """Unit-variance embeddings, maps that keep the variance, logits spread widely enough to be certain."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if weight.dim() == 2:
+                    scale = 1.0 if name == "tokens.weight" else weight.shape[1] ** -0.5
+                    weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+            self.output.weight.mul_(3.0)
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(f"toy {self.num_heads}".encode())
+        for name, weight in self.state_dict().items():
+            digest.update(f"\0{name}\0{tuple(weight.shape)}\0".encode() + weight.numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def prefix_geometry(self) -> PrefixGeometry:
+        """Every head has its own keys and values."""
+        return PrefixGeometry(len(self.layers), self.num_heads, self.dim // self.num_heads)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Byte vectors: (B, L) to (B, L, D)."""
+        vectors: Tensor = self.tokens(ids)
+        return vectors
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., D)."""
+        logits: Tensor = self.output(hidden)
+        return logits
+
+    def forward(self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None) -> LMOutput:
+        """One pass; see `LanguageModel.forward`."""
+        past = cache.length if cache is not None else 0
+        check_inputs(self, inputs, past=past)
+        dtype, length = self.tokens.weight.dtype, inputs.embeds.shape[1]
+        prefix = inputs.prefix
+        before = cache.mask[:, :past] if past else prefix.mask if prefix is not None else inputs.mask[:, :0]
+        mask = torch.cat([before, inputs.mask], dim=1)  # (B, S)
+        positions = position_ids(mask, length)
+        causal = torch.ones(length, mask.shape[1], dtype=torch.bool, device=mask.device).tril(before.shape[1])
+        usable = (mask[:, None, :] & causal)[:, None]  # (B, 1, L, S)
+        if cache is not None:
+            _reserve(cache, inputs)
+        hidden = inputs.embeds.to(dtype)
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, _Layer)
+            if inputs.memory is not None and index in self._blocks:
+                hidden = self._blocks[index](hidden, inputs.memory)
+            query, key, value = layer.project(hidden, positions)
+            if cache is not None:
+                key, value = _continue(cache, index, key, value)
+            elif prefix is not None:
+                key = torch.cat([prefix.keys[index].to(dtype), key], dim=2)
+                value = torch.cat([prefix.values[index].to(dtype), value], dim=2)
+            hidden = layer.finish(hidden, query, key, value, usable)
+        hidden = self.norm(hidden)
+        return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache)
+
+    def new_cache(self, rows: int, length: int) -> ToyCache:
+        """An empty cache for `rows` rows of at most `length` positions."""
+        shape = (len(self.layers), rows, self.num_heads, length, self.dim // self.num_heads)
+        like = self.tokens.weight.detach()
+        return ToyCache(
+            like.new_zeros(shape), like.new_zeros(shape), torch.zeros(rows, length, dtype=torch.bool, device=like.device)
+        )
+
+    def select_cache(self, cache: Any, rows: Tensor) -> ToyCache:
+        """The given rows, in the given order; the old cache stays as it was."""
+        return ToyCache(cache.keys[:, rows], cache.values[:, rows], cache.mask[rows], cache.length)
+
+    def add_lora(self, rank: int) -> None:
+        """Raises: UnsupportedLMError: the toy has no peft."""
+        raise UnsupportedLMError("LoRA needs a Hugging Face language model, found the toy one; choose another system.lm")
+
+    def attach_cross_attention(self, blocks: Mapping[int, nn.Module]) -> None:
+        """Applies ``block(hidden, memory)`` before layer i. Raises: UnsupportedLMError for a layer that is not there."""
+        missing = sorted(set(blocks) - set(range(len(self.layers))))
+        if missing:
+            raise UnsupportedLMError(f"the toy LM has {len(self.layers)} layers, found a block for layer {missing[0]}")
+        self._blocks = dict(blocks)  # a plain dict: the blocks stay in the caller's module tree
+
+
+def _reserve(cache: ToyCache, inputs: LMInputs) -> None:
+    """Writes the prefix and the new places' mask, and counts the places."""
+    rows, length = inputs.mask.shape
+    wide = length if inputs.prefix is None else length + inputs.prefix.mask.shape[1]
+    if rows != cache.mask.shape[0] or cache.length + wide > cache.mask.shape[1]:
+        raise ShapeError(
+            f"a cache for {cache.mask.shape[0]} rows of {cache.mask.shape[1]} positions, {cache.length} in use, "
+            f"was given {rows} rows of {wide} more; ask new_cache for more"
+        )
+    if inputs.prefix is not None:
+        size = inputs.prefix.mask.shape[1]
+        cache.keys[:, :, :, :size] = inputs.prefix.keys
+        cache.values[:, :, :, :size] = inputs.prefix.values
+        cache.mask[:, :size] = inputs.prefix.mask
+        cache.length = size
+    cache.mask[:, cache.length : cache.length + length] = inputs.mask
+    cache.length += length
+
+
+def _continue(cache: ToyCache, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Writes a layer's new keys and values; returns all of them, (B, H, S, d)."""
+    start = cache.length - key.shape[2]
+    cache.keys[layer, :, :, start : cache.length] = key
+    cache.values[layer, :, :, start : cache.length] = value
+    return cache.keys[layer, :, :, : cache.length], cache.values[layer, :, :, : cache.length]

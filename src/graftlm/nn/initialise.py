@@ -1,0 +1,21 @@
+"""Fresh weights for a network that came with trained ones ("from scratch" baselines)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def reinitialise(module: nn.Module, seed: int) -> None:
+    """Draws every weight anew: N(0, 0.02) for linear maps and embeddings, Kaiming for convolutions, norms at identity."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for child in module.modules():
+            for name, parameter in child.named_parameters(recurse=False):
+                if parameter.dim() < 2:
+                    parameter.fill_(1.0 if name == "weight" else 0.0)
+                elif parameter.dim() == 2:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+                else:
+                    fan_out = parameter.shape[0] * parameter[0, 0].numel()
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2.0 / fan_out) ** 0.5)

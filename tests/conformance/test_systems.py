@@ -1,0 +1,195 @@
+"""What every system must do; a new file in systems/ is under test at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from graftlm import backbones, grafts
+from graftlm.data.sentence import Image, Sentence, Text
+from graftlm.errors import CheckpointError, ConfigError, DataError
+from graftlm.lm.decode import Decoding, decode
+from graftlm.systems.base import System, system_class, system_names
+from tests.pictures import picture
+
+GREEDY = Decoding(max_tokens=12)
+CAPTIONS = ("a red dog", "two blue cats", "the green sea", "one old hat")
+
+
+def build(name: str, seed: int = 0) -> System:
+    torch.manual_seed(seed)
+    cls = system_class(name)
+    config = cls.Config(lm="toy", encoder="toy", precision="float32")
+    return cls.build(config, backbones.load_parts(config))
+
+
+def sentences() -> list[Sentence]:
+    return [Sentence.of(Image(picture(index)), Text(text, target=True)) for index, text in enumerate(CAPTIONS)]
+
+
+def loss_of(system: System, batch: list[Sentence]) -> torch.Tensor:
+    return torch.stack(list(system.losses(batch).values())).sum()
+
+
+def fit(system: System, batch: list[Sentence], steps: int, lr: float = 1e-2) -> float:
+    system.train()
+    optimiser = torch.optim.Adam([parameter for _, parameter in system.trainable()], lr=lr)
+    loss = torch.tensor(0.0)
+    for _ in range(steps):
+        loss = loss_of(system, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    system.eval()
+    return float(loss)
+
+
+@pytest.fixture(scope="module", params=system_names())
+def fitted(request: pytest.FixtureRequest) -> System:
+    system = build(request.param)
+    fit(system, sentences(), steps=400)
+    return system
+
+
+@pytest.mark.parametrize("name", system_names())
+def test_builds_from_its_toy_config_in_two_seconds(name: str) -> None:
+    build(name)
+    start = time.perf_counter()
+    build(name)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("name", system_names())
+def test_frozen_parts_keep_their_bytes_and_get_no_gradient(name: str) -> None:
+    system = build(name)
+    trained = {key for key, _ in system.trainable()}
+    before = {key: value.clone() for key, value in system.state_dict().items() if key not in trained}
+    assert before
+    fit(system, sentences(), steps=3)
+    after = system.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    frozen = [parameter for key, parameter in system.named_parameters() if key not in trained]
+    assert all(parameter.grad is None for parameter in frozen)
+
+
+@pytest.mark.parametrize("name", system_names())
+def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
+    system = build(name)
+    fit(system, sentences(), steps=1)
+    loss_of(system.train(), sentences()).backward()
+    silent = [key for key, parameter in system.trainable() if parameter.grad is None or not parameter.grad.any()]
+    assert silent == []
+
+
+def test_overfits_four_sentences(fitted: System) -> None:
+    answers = [answer.text() for answer in fitted.respond(sentences(), GREEDY)]
+    assert answers == list(CAPTIONS)
+
+
+def test_a_padded_batch_answers_as_one_by_one(fitted: System) -> None:
+    batch = [Sentence.of(*sentences()[0], *sentences()[1]), *sentences(), Sentence.of("plain words, no picture")]
+    together = [answer.text() for answer in fitted.respond(batch, GREEDY)]
+    alone = [fitted.respond([sentence], GREEDY)[0].text() for sentence in batch]
+    assert together == alone
+
+
+def test_answers_do_not_depend_on_the_order_of_the_batch(fitted: System) -> None:
+    forward = fitted.respond(sentences(), GREEDY)
+    backward = fitted.respond(sentences()[::-1], GREEDY)
+    assert forward == backward[::-1]
+
+
+def test_decodes_with_a_cache_as_without(fitted: System) -> None:
+    inputs = fitted.inputs([sentence.prompt() for sentence in sentences()])
+    for row, best in enumerate(decode(fitted.lm, inputs, GREEDY)):
+        full = Sentence.of(sentences()[row].parts[0], Text(best[0].text, target=True))
+        whole = fitted.inputs([full])
+        logits = fitted.lm(whole).logits[0].float()
+        labels = whole.labels
+        assert labels is not None
+        places = (labels[0] != -100).nonzero()[:, 0]
+        assert logits[places - 1].argmax(-1).tolist() == labels[0, places].tolist()
+
+
+def test_saves_loads_and_answers_the_same(fitted: System, tmp_path: Path) -> None:
+    grafts.save(fitted, tmp_path / "graft")
+    loaded = grafts.load(tmp_path / "graft")
+    assert loaded.config == fitted.config
+    assert loaded.respond(sentences(), GREEDY) == fitted.respond(sentences(), GREEDY)
+
+
+def test_answers_survive_a_json_round_trip(fitted: System) -> None:
+    again = [Sentence.from_json(sentence.to_json()) for sentence in sentences()]
+    assert fitted.respond(again, GREEDY) == fitted.respond(sentences(), GREEDY)
+
+
+def test_two_threads_get_the_answers_of_one(fitted: System) -> None:
+    expected = {index: fitted.respond([sentence], GREEDY) for index, sentence in enumerate(sentences())}
+    wrong: list[int] = []
+
+    def ask(offset: int) -> None:
+        for turn in range(12):
+            index = (turn + offset) % len(CAPTIONS)
+            if fitted.respond([sentences()[index]], GREEDY) != expected[index]:
+                wrong.append(index)
+
+    threads = [threading.Thread(target=ask, args=(offset,)) for offset in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", system_names())
+def test_its_config_round_trips_and_refuses_unknown_keys(name: str) -> None:
+    cls = system_class(name)
+    config = cls.Config(lm="toy", encoder="toy", precision="float32")
+    assert cls.Config.model_validate(config.model_dump()) == config
+    with pytest.raises(ValueError, match="no_such_key"):
+        cls.Config.model_validate({"no_such_key": 1})
+    own = [key for key in cls.Config.model_fields]
+    assert len(own) <= 15
+    assert all(field.description for field in cls.Config.model_fields.values())
+
+
+@pytest.mark.parametrize("name", system_names())
+def test_refuses_a_kind_of_media_it_has_no_encoder_for(name: str) -> None:
+    from graftlm.data.sentence import State
+
+    with pytest.raises(DataError, match="state"):
+        build(name).respond([Sentence.of(State((1.0, 2.0)), Text("x", target=True))], GREEDY)
+
+
+@pytest.mark.parametrize("name", system_names())
+def test_a_graft_for_other_frozen_parts_is_refused(name: str, tmp_path: Path) -> None:
+    import json
+
+    system = build(name)
+    grafts.save(system, tmp_path / "graft")
+    path = tmp_path / "graft" / "graft.json"
+    card = json.loads(path.read_text())
+    card["frozen"]["lm"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="lm"):
+        grafts.load(tmp_path / "graft")
+
+
+@pytest.mark.parametrize("name", system_names())
+def test_its_file_cites_the_paper_and_lists_deviations(name: str) -> None:
+    import importlib
+
+    text = importlib.import_module(f"graftlm.systems.{name}").__doc__ or ""
+    assert "arXiv:" in text
+    assert "Differences from the paper:" in text
+    lines = Path(importlib.import_module(f"graftlm.systems.{name}").__file__ or "").read_text().splitlines()
+    assert len(lines) <= 200
+
+
+def test_an_unknown_system_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'clipcap'"):
+        system_class("clipcapp")
