@@ -143,8 +143,8 @@ class Recipe(Table):
     system: SystemTable
     data: DataTable
     train: TrainTable
-    evaluate: EvaluateTable = EvaluateTable()
-    run: RunTable = RunTable()
+    evaluate: EvaluateTable = Field(default_factory=lambda: EvaluateTable.model_validate({}))
+    run: RunTable = Field(default_factory=lambda: RunTable.model_validate({}))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain tables with every default written out."""
@@ -246,7 +246,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key '{key.value}' given twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -301,7 +301,7 @@ def _sentence(
     if dotted in changed:
         where = "--set"
     kind, context = problem["type"], problem.get("ctx", {})
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         return f"{where}: unknown key '{dotted}'{_suggest(place, model, prefix)}"
     if kind == "missing":
         return f"{where}: '{dotted}' is missing; {_meaning(place, model, prefix)}"

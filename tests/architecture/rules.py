@@ -22,15 +22,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": set(),
     "encoders": {"encoders", "nn", "data", "errors"},
     "connectors": {"connectors", "encoders.base", "nn", "data", "errors"},
-    "features": {"encoders.base", "nn", "data", "errors"},
+    "features": {"storage", "encoders.base", "nn", "data", "errors"},
     "lm": {"lm", "nn", "data", "errors", "losses"},
     "systems.base": _BASES,
     "systems": {*_BASES, "systems.base", "connectors", "encoders"},
-    "index": {"index", "data", "errors"},
-    "train": {"train", "systems.base", "data", "losses", "features", "config", "errors", "lm.decode"},
+    "index": {"index", "storage", "data", "errors"},
+    "storage": {"errors"},
+    "papers": {"errors"},
+    "demo": {"*"},
+    "train": {"train", "storage", "systems.base", "data", "losses", "features", "config", "errors", "lm.decode"},
     "evaluate": {"evaluate", "systems.base", "data", "index", "errors", "lm.decode"},
-    "backbones": {"lm", "encoders", "systems.base", "data", "errors"},
-    "grafts": {"grafts", "systems.base", "backbones", "errors"},
+    "backbones": {"storage", "lm", "encoders", "systems.base", "data", "errors"},
+    "grafts": {"grafts", "storage", "systems.base", "backbones", "errors"},
     "doctor": {"errors"},
     "cli": {"cli.main", "errors"},
     "serve": {"serve", "errors"},
@@ -54,6 +57,7 @@ MAY_IMPORT_LAZILY: dict[str, set[str]] = {
 }
 """What it may import besides, inside functions."""
 
+FRONT_ENDS = ("cli", "serve", "demo", "__main__")
 ONLY_IN: dict[str, set[str]] = {
     "transformers": {"lm/huggingface.py", "encoders/huggingface.py", "encoders/minilm.py"},
 }
@@ -69,6 +73,19 @@ LIGHT = {"typer"}
 """What a verb's file may import when it is loaded: `graft --help` has half a second."""
 
 DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow", "faiss": "faiss-cpu", "pydantic_core": "pydantic"}
+PACKAGES = {name.partition(".")[0] for name in MAY_IMPORT} - {
+    "errors",
+    "config",
+    "losses",
+    "storage",
+    "features",
+    "backbones",
+    "doctor",
+    "__init__",
+    "__main__",
+}
+"""Folders, of which an import may take modules."""
+
 HOMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 FREE_BASES = {"BaseModel", "Exception", "GraftError"}
@@ -91,7 +108,9 @@ def _targets(imported: Import) -> list[str]:
     if imported.module == "graftlm":
         return list(imported.names) or ["__init__"]
     name = imported.module.removeprefix("graftlm.")
-    return [f"{name}.{inner}" for inner in imported.names if "." not in name and inner.islower()] or [name]
+    if name not in PACKAGES:
+        return [name]
+    return [f"{name}.{inner}" for inner in imported.names] or [name]
 
 
 def imports_follow_the_table(files: Sequence[Source]) -> Iterator[str]:
@@ -126,11 +145,11 @@ def systems_never_import_each_other(files: Sequence[Source]) -> Iterator[str]:
 
 def nothing_imports_the_front_ends(files: Sequence[Source]) -> Iterator[str]:
     for file in files:
-        if not file.module or file.module.partition(".")[0] in ("cli", "serve", "__main__"):
+        if not file.module or file.module.partition(".")[0] in FRONT_ENDS:
             continue
         for imported in file.imports:
-            if any(_inside(target, ("cli", "serve")) for target in _targets(imported) if imported.top == "graftlm"):
-                yield f"{file.path}:{imported.line}: nothing imports cli or serve"
+            if any(_inside(target, FRONT_ENDS) for target in _targets(imported) if imported.top == "graftlm"):
+                yield f"{file.path}:{imported.line}: nothing imports cli, serve or demo"
 
 
 def third_parties_stay_in_their_place(files: Sequence[Source]) -> Iterator[str]:
@@ -215,12 +234,23 @@ def sizes_are_kept(files: Sequence[Source], exceptions: Mapping[str, str]) -> It
 
 
 def classes_are_abstract_or_final(files: Sequence[Source]) -> Iterator[str]:
-    nodes = {node.name: node for file in files if file.module for node in file.classes()}
-    for file in files:
-        for node in file.classes() if file.module else ():
-            for base in map(_base_name, node.bases):
-                if base in nodes and not _is_abstract(nodes[base]) and not _is_free(base, nodes):
-                    yield f"{file.path}:{node.lineno}: {node.name} subclasses the concrete class {base}"
+    own = {file.module: file for file in files if file.module}
+    for file in own.values():
+        for node in file.classes():
+            for base in node.bases:
+                found = _class_of(base, file, own)
+                if found and not _is_abstract(found[0]) and not _is_free(*found, own):
+                    name = ast.unparse(base)
+                    yield f"{file.path}:{node.lineno}: {node.name} subclasses the concrete class {name}"
+
+
+def _class_of(name: ast.expr, file: Source, own: Mapping[str, Source]) -> tuple[ast.ClassDef, Source] | None:
+    """The class of graftlm that a base stands for, and its file; None for what comes from elsewhere."""
+    name = name.value if isinstance(name, ast.Subscript) else name
+    if not isinstance(name, ast.Name):
+        return None
+    places = [file, *(own[i.module[8:]] for i in file.imports if name.id in i.names and i.module[8:] in own)]
+    return next(((node, place) for place in places for node in place.classes() if node.name == name.id), None)
 
 
 def _base_name(node: ast.expr) -> str:
@@ -233,11 +263,13 @@ def _is_abstract(node: ast.ClassDef) -> bool:
     return bool({"ABC", "Protocol"} & set(map(_base_name, node.bases))) or "abstractmethod" in marks
 
 
-def _is_free(name: str, nodes: Mapping[str, ast.ClassDef]) -> bool:
+def _is_free(node: ast.ClassDef, file: Source, own: Mapping[str, Source]) -> bool:
     """Configs and errors form trees of concrete classes."""
-    if name in FREE_BASES:
-        return True
-    return name in nodes and any(_is_free(_base_name(base), nodes) for base in nodes[name].bases)
+    for base in node.bases:
+        found = _class_of(base, file, own)
+        if _base_name(base) in FREE_BASES or (found and found[0] is not node and _is_free(*found, own)):
+            return True
+    return node.name in FREE_BASES
 
 
 def forward_has_no_mode(files: Sequence[Source]) -> Iterator[str]:

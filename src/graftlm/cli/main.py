@@ -38,7 +38,7 @@ def _verb(path: Path) -> str:
 
 def _summary(path: Path) -> str:
     words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return re.sub(r"^`?graft [a-z-]+`?: *", "", words.partition("\n")[0])
+    return re.sub(r"^`?graft [a-z -]+`?: *", "", words.partition("\n")[0]).rstrip(".")
 
 
 def build(called: str | None) -> typer.Typer:
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001  (the last one who can say it in words)
+    except Exception as error:
         if os.environ.get("GRAFTLM_DEBUG"):
             raise
         print(_in_words(error), file=sys.stderr)

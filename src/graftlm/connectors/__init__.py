@@ -1,0 +1,1 @@
+"""The trained part: from what an encoder saw to soft tokens."""

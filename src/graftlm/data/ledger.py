@@ -79,9 +79,6 @@ class Ledger:
         """How many bad rows of each reason, the commonest first."""
         return dict(Counter(entry.reason for entry in self.entries).most_common())
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     @contextmanager
     def row(self, file: str | Path, row: int | str | None) -> Iterator[None]:
         """Counts one row; a BadSampleError raised inside is written down and goes no further."""
@@ -156,4 +153,4 @@ def _append(path: Path, line: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise DataError(f"{path}: cannot write the ledger of bad rows ({error.strerror}); choose another folder") from None
+        raise DataError(f"{path}: cannot write the ledger ({error.strerror}); choose another folder") from None

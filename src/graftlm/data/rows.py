@@ -143,7 +143,7 @@ class MediaFolder:
     def find(self, name: str) -> str:
         """The path of a picture. Raises: BadSampleError for a web address or when no root holds it."""
         if _REMOTE.match(name):
-            raise BadSampleError("remote-file", f"expected a local picture, found the address {name}; download it first")
+            raise BadSampleError("remote-file", f"expected a local file, found the address {name}; download it first")
         for root in self.roots:
             path = os.path.join(root, name)
             folder, base = os.path.split(path)
@@ -177,7 +177,8 @@ class PhotoRows:
         known = self.rows[place].captions
         new = tuple(caption for caption in row.captions if caption not in known)
         if not new:
-            raise BadSampleError("duplicate-id", f"expected each photo once, found {row.key} again with the same captions")
+            message = f"expected each photo once, found {row.key} again with the same captions"
+            raise BadSampleError("duplicate-id", message)
         self.rows[place] = replace(self.rows[place], captions=known + new)
 
 
@@ -186,14 +187,14 @@ def media(image: Media | Stored) -> Media:
     return image.fetch() if isinstance(image, Stored) else image
 
 
-def image_of(value: Any, folder: MediaFolder) -> Media:
-    """The picture of a cell: a path, encoded bytes, or {"bytes": ..., "path": ...} as `datasets` stores them.
+def image_of(value: Any, folder: MediaFolder) -> Media | Stored:
+    """The picture of a cell: a path, encoded bytes, their place, or {"bytes", "path"} as `datasets` stores them.
 
     Raises: BadSampleError for anything else, or when the file is not there.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path") or value.get("source")
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | Stored):
         return value
     if isinstance(value, str) and value.strip():
         return folder.find(value)

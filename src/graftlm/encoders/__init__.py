@@ -1,0 +1,1 @@
+"""Frozen perception: pictures, texts and other media to feature vectors."""

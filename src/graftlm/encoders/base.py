@@ -94,7 +94,7 @@ def weights_fingerprint(weights: Mapping[str, Tensor], settings: Mapping[str, An
     for name in sorted(weights):
         tensor = weights[name].detach().contiguous().cpu()
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,0 +1,1 @@
+"""The image index over the user's own folder."""

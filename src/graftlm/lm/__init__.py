@@ -1,0 +1,1 @@
+"""The frozen language model: one call, one decode loop, any decoder."""

@@ -103,7 +103,7 @@ class _Layer(nn.Module):
 class ToyLM(LanguageModel):
     """A byte-level decoder with random weights drawn from `seed`."""
 
-    def __init__(self, seed: int = 0, dim: int = 32, num_layers: int = 2, num_heads: int = 2) -> None:
+    def __init__(self, seed: int = 0, dim: int = 96, num_layers: int = 2, num_heads: int = 8) -> None:
         super().__init__()
         self.tokenizer = ByteTokenizer()
         self.dim = dim
@@ -120,14 +120,18 @@ class ToyLM(LanguageModel):
         self.fingerprint = self._digest()
 
     def _draw(self, seed: int) -> None:
-        """Unit-variance embeddings, maps that keep the variance, logits spread widely enough to be certain."""
+        """Random weights in which attention outweighs words, so that soft tokens can steer what is written."""
+        gains = {"tokens": self.dim**0.5 * 0.2, "qkv": 1.5, "out": 1.5, "up": 1.0, "down": 0.3, "output": 4.0}
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 if weight.dim() == 2:
-                    scale = 1.0 if name == "tokens.weight" else weight.shape[1] ** -0.5
-                    weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-            self.output.weight.mul_(3.0)
+                    gain = gains[name.split(".")[-2]] * weight.shape[1] ** -0.5
+                    weight.copy_(torch.randn(weight.shape, generator=generator) * gain)
+            for layer in self.layers:
+                assert isinstance(layer, _Layer)
+                layer.qkv.weight[2 * self.dim :].mul_(2.0)  # values
+            self.output.weight[self.tokenizer.pad_id] = 0.0
 
     def _digest(self) -> str:
         digest = hashlib.sha256(f"toy {self.num_heads}".encode())

@@ -68,7 +68,7 @@ def _digest(value: object) -> str:
         return hashlib.sha256(repr(value).encode()).hexdigest()
     tensor = value.detach().contiguous().cpu()
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -26,10 +26,12 @@ _PACKAGES = ("graftlm", "torch", "transformers", "accelerate", "safetensors", "n
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, each with `event` and `step`."""
 
-    def __init__(self, path: Path, *, resume_step: int | None = None, tracker: Tracker | None = None) -> None:
-        """`resume_step`: lines after this step, and a line cut by a kill, are dropped; None starts anew."""
+    def __init__(self, path: Path | None, *, resume_step: int | None = None, tracker: Tracker | None = None) -> None:
+        """`path`: None writes nothing. `resume_step`: later lines, and one cut by a kill, are dropped; None: all."""
         self._path = path
         self._tracker = tracker
+        if path is None:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [] if resume_step is None else [row for row in read_metrics(path) if row["step"] <= resume_step]
         temporary = path.with_suffix(".tmp")
@@ -38,6 +40,8 @@ class MetricsLog:
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Appends one line; numbers also go to the tracker as ``event/name``."""
+        if self._path is None:
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
         if self._tracker is not None:
@@ -80,32 +84,32 @@ def open_tracker(name: str, run_folder: Path, recipe: Mapping[str, Any]) -> Trac
 def _tensorboard(run_folder: Path, recipe: dict[str, Any]) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(run_folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(run_folder / "tensorboard"))
 
     def track(values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, step)
+        writer.flush()
 
     return track
 
 
 def _wandb(run_folder: Path, recipe: dict[str, Any]) -> Tracker:
-    import wandb
+    import wandb  # type: ignore[import-not-found,unused-ignore]
 
     run = wandb.init(project="graftlm", name=run_folder.name, dir=str(run_folder), config=recipe, resume="allow")
     return lambda values, step: run.log(dict(values), step=step)
 
 
 def _trackio(run_folder: Path, recipe: dict[str, Any]) -> Tracker:
-    import trackio
+    import trackio  # type: ignore[import-not-found,unused-ignore]
 
     trackio.init(project="graftlm", name=run_folder.name, config=recipe)
     return lambda values, step: trackio.log({**values, "step": step})
 
 
 def _mlflow(run_folder: Path, recipe: dict[str, Any]) -> Tracker:
-    import mlflow
+    import mlflow  # type: ignore[import-not-found,unused-ignore]
 
     mlflow.set_experiment("graftlm")
     mlflow.start_run(run_name=run_folder.name)
@@ -123,7 +127,7 @@ _TRACKERS: dict[str, Callable[[Path, dict[str, Any]], Tracker]] = {
 class Bar:
     """A progress bar on stderr with its rest of time; silent when `quiet` or where stderr is no terminal."""
 
-    def __init__(self, title: str, total: float, *, quiet: bool, done: float = 0.0) -> None:
+    def __init__(self, title: str, total: float, *, quiet: bool) -> None:
         self._console = Console(stderr=True)
         self._quiet = quiet
         columns = (
@@ -135,7 +139,7 @@ class Bar:
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         self._progress = Progress(*columns, console=self._console, disable=quiet)
-        self._task: TaskID = self._progress.add_task(title, total=total, completed=done, note="")
+        self._task: TaskID = self._progress.add_task(title, total=total, note="")
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,15 @@ class Schedule:
         return rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
 
-def schedule_of(table: TrainTable, steps_per_epoch: int) -> Schedule:
-    """The schedule of a recipe; `steps_per_epoch` in optimiser steps (at least 1)."""
+def schedule_of(table: TrainTable, steps_per_epoch: int | None) -> Schedule:
+    """The schedule of a recipe; `steps_per_epoch` in optimiser steps, None for a stream.
+
+    Raises: ConfigError when epochs are to be counted on a stream.
+    """
     bounds = [table.max_steps] if table.max_steps else []
     if table.epochs:
+        if steps_per_epoch is None:
+            raise ConfigError("train.epochs: a stream has no known length; set train.max_steps or train.max_minutes")
         bounds.append(table.epochs * max(1, steps_per_epoch))
     seconds = table.max_minutes * 60 if table.max_minutes else None
     return Schedule(table.lr, table.warmup_steps, table.final_lr_fraction, min(bounds, default=None), seconds)
@@ -101,7 +106,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[int, str]) -
     return flat
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor], names: dict[int, str]) -> None:
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor], names: dict[int, str]) -> None:
     """The inverse of `optimizer_tensors`. Raises: CheckpointError when a name or a shape does not fit."""
     parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
     states: dict[str, dict[str, Any]] = {}

@@ -21,7 +21,7 @@ from graftlm.data.sample import Sample
 from graftlm.data.stream import Stream
 from graftlm.errors import ConfigError, DataError
 
-Dataset: TypeAlias = Sequence[Sample] | Stream
+Dataset: TypeAlias = Sequence[Sample] | Stream[Any]
 """A sequence of samples, or a stream of them that stops and resumes exactly."""
 
 
@@ -42,7 +42,7 @@ def read(spec: Mapping[str, Any], ledger: Ledger | None = None) -> Dataset:
         spent.
     """
     parsed, module = parse(spec)
-    dataset: Dataset = module.read(parsed, ledger or Ledger())
+    dataset: Dataset = module.read(parsed, Ledger() if ledger is None else ledger)
     return dataset
 
 
@@ -61,7 +61,8 @@ def parse(spec: Mapping[str, Any]) -> tuple[Spec, ModuleType]:
     """The reader's own spec, checked, and its module. Raises: ConfigError."""
     name = spec.get("reader") or detect(str(spec.get("path", "")))
     if name not in reader_names():
-        raise ConfigError(f"unknown reader '{name}'{_hint(str(name), reader_names())}; there are: {', '.join(reader_names())}")
+        known = ", ".join(reader_names())
+        raise ConfigError(f"unknown reader '{name}'{_hint(str(name), reader_names())}; there are: {known}")
     module = importlib.import_module(f"{__name__}.{name}")
     model: type[Spec] = module.Spec
     try:

@@ -11,7 +11,18 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from graftlm.data.ledger import Ledger
-from graftlm.data.rows import CaptionStyle, MediaFolder, PhotoRow, Samples, captions_of, image_of, reporter, shown
+from graftlm.data.rows import (
+    CaptionStyle,
+    MediaFolder,
+    PhotoRow,
+    PhotoRows,
+    Samples,
+    captions_of,
+    image_of,
+    reporter,
+    shown,
+)
+from graftlm.data.stream import Shard
 from graftlm.errors import BadSampleError, DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
@@ -89,7 +100,7 @@ def same_split(wanted: str, found: str) -> bool:
 
 def names_split(file: Path, split: str) -> bool:
     """Whether a file ("captions_val2014.json") or its folder ("train/metadata.jsonl") is named after the split."""
-    words = re.split(r"[^a-z]+", file.name.lower()) + [file.parent.name]
+    words = [*re.split(r"[^a-z]+", file.name.lower()), file.parent.name]
     return any(same_split(split, word) for word in words)
 
 
@@ -149,14 +160,13 @@ def ends(file: Path) -> str:
 
 
 def first_record(file: Path) -> Mapping[str, Any]:
-    """The first row of a .jsonl file, for guessing its format; empty where it is none."""
-    for line in ends(file).splitlines()[:20]:
-        if line.strip():
-            try:
-                return parse_object(line)
-            except BadSampleError:
-                continue
-    return {}
+    """The first row of a .jsonl file or a .json list, for guessing its format; empty where it is none."""
+    text = ends(file).lstrip("\ufeff").lstrip().removeprefix("[").lstrip()
+    try:
+        record, _ = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def load_json(file: Path) -> Any:
@@ -175,7 +185,7 @@ def tables(data: Any, names: Sequence[str], file: Path) -> list[list[Any]]:
     for name in names:
         value = data.get(name) if isinstance(data, dict) else None
         if not isinstance(value, list):
-            raise DataError(f"{file}: expected an object with the list '{name}', found {shown(value)}; is it this format?")
+            raise DataError(f"{file}: expected a list '{name}', found {shown(value)}; is it another format?")
         found.append(value)
     return found
 
@@ -192,7 +202,7 @@ def parse_object(line: str) -> Mapping[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadSampleError("bad-json", f"expected one JSON object on the line, found something else ({error})") from None
+        raise BadSampleError("bad-json", f"expected a JSON object, found something else ({error})") from None
     return checked(record)
 
 
@@ -205,7 +215,8 @@ def text_lines(file: Path, ledger: Ledger) -> Iterator[tuple[int, str]]:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
                     with ledger.row(file, number):
-                        raise BadSampleError("bad-encoding", f"expected UTF-8, found other bytes ({error.reason})") from None
+                        message = f"expected UTF-8, found other bytes ({error.reason})"
+                        raise BadSampleError("bad-encoding", message) from None
                     continue
                 if line.strip():
                     yield number, line
@@ -224,6 +235,25 @@ def json_lines(file: Path, ledger: Ledger) -> Iterator[tuple[int, Mapping[str, A
                 raise error
         if record is not None:
             yield number, record
+
+
+def records(file: Path, ledger: Ledger) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The objects of a .jsonl file, or of a .json file that holds a list, with their numbers from 1.
+
+    Raises: DataError when a .json file holds no list.
+    """
+    if file.suffix.lower() != ".json":
+        yield from json_lines(file, ledger)
+        return
+    rows = load_json(file)
+    if not isinstance(rows, list):
+        raise DataError(f"{file}: expected a list of rows, found {shown(rows)}; is it another format?")
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            with ledger.row(file, number):
+                checked(row)
 
 
 def cell(record: Mapping[str, Any], columns: Sequence[str], what: str) -> Any:
@@ -254,7 +284,8 @@ def photo_row(
     image = cell(record, image_columns, "picture")
     found = image_of(image, folder)
     captions = captions_of(cell(record, text_columns, "caption"), spec.max_chars, reporter(*place))
-    key = image if isinstance(image, str) else str(record.get("id") or record.get("key") or place[2])
+    own = next((record[column] for column in ("id", "key") if isinstance(record.get(column), str | int)), None)
+    key = image if isinstance(image, str) else str(own) if own is not None else f"{place[1].name}:{place[2]}"
     return PhotoRow(key, found, captions, extras(record, (*image_columns, *text_columns)))
 
 
@@ -265,19 +296,48 @@ def photo_samples(rows: Sequence[PhotoRow], spec: CaptionSpec, ledger: Ledger, f
     return Samples(kept, style.sample, (style.count(row) for row in kept))
 
 
+def gathered(
+    shards: Sequence[Shard[T]],
+    row_of: Callable[[T, str, int], PhotoRow],
+    splits: Splits,
+    spec: CaptionSpec,
+    ledger: Ledger,
+) -> list[PhotoRow]:
+    """The rows of shards whose records are mappings, read once in order, no more than the limit needs."""
+    found = PhotoRows()
+    for shard in shards:
+        for run in shard.runs(0):
+            for number, record in run:
+                if spec.limit is not None and len(found.rows) >= spec.limit:
+                    return found.rows
+                if not isinstance(record, Mapping) or splits.accepts(record):
+                    with ledger.row(shard.name, number):
+                        found.add(row_of(record, shard.name, number))
+    if found.rows or splits.found or not ledger.entries:
+        splits.check()
+    return found.rows
+
+
+def column(name: str, usual: Sequence[str], there: Sequence[str], what: str, place: Path | str) -> str:
+    """The column of a table: the named one, else the first usual one. Raises: DataError when it is not there."""
+    if name in there:
+        return name
+    found = next((column for column in usual if column in there), None)
+    if found is None or name:
+        wanted = f"the column '{name}'" if name else f"a column for the {what} ({', '.join(usual)})"
+        key = "image_column" if usual is IMAGE_COLUMNS else "text_column"
+        raise DataError(f"{place}: expected {wanted}, found {', '.join(there)}; name it with '{key}'")
+    return found
+
+
 def usable(rows: Sequence[T], spec: Spec, ledger: Ledger, file: Path) -> Sequence[T]:
     """The rows within the limit. Raises: DataError when there is none or the budget of bad rows is spent."""
     ledger.check()
     if rows:
         return rows[: spec.limit]
-    if not len(ledger):
+    if not ledger.entries:
         raise DataError(f"{file}: expected rows, found none; check the path, the split and the reader")
     first = ledger.entries[0]
     raise DataError(
         f"{file}: expected usable rows, found none ({ledger.summary()}; first in row {first.row}: {first.message})"
     )
-
-
-def single(build: Callable[[T], Any]) -> Callable[[T, int], Any]:
-    """A builder for rows that give one sample each."""
-    return lambda row, _: build(row)

@@ -65,7 +65,8 @@ def _row(record: Mapping[str, Any], captions: Mapping[Any, list[str]], seen: set
         raise BadSampleError("wrong-type", f"expected the file name to be a string, found {shown(name)}")
     if image_id not in captions:
         raise BadSampleError("empty-caption", f"expected captions of image {image_id}, found none")
-    return PhotoRow(str(image_id), folder.find(name), tuple(captions[image_id]), {"image_id": image_id, "file_name": name})
+    metadata = {"image_id": image_id, "file_name": name}
+    return PhotoRow(str(image_id), folder.find(name), tuple(captions[image_id]), metadata)
 
 
 def _captions(annotations: list[Any], spec: Spec, ledger: Ledger, file: Path) -> dict[Any, list[str]]:

@@ -49,7 +49,7 @@ def read(spec: Spec, ledger: Ledger) -> Samples[PhotoRow]:
         if splits.accepts(record):
             with ledger.row(file, line):
                 rows.add(base.photo_row(record, folder, spec, (ledger, file, line)))
-    if len(ledger) == 0 or rows.rows or splits.found:
+    if not ledger.entries or rows.rows or splits.found:
         splits.check()
     return base.photo_samples(rows.rows, spec, ledger, file)
 
@@ -78,7 +78,7 @@ def _photos_alone(spec: Spec, path: Path, ledger: Ledger) -> Samples[PhotoRow]:
     if spec.split is not None:
         root = root / spec.split
         if not root.is_dir():
-            raise DataError(f"{path}: expected a subfolder '{spec.split}' for the split, found none; leave out the split")
+            raise DataError(f"{path}: expected a subfolder '{spec.split}', found none; leave out the split")
     files = sorted(root.rglob("*")) if path.is_dir() else [path]
     rows = []
     for file in files:

@@ -1,4 +1,4 @@
-"""Captioned photos, one JSON object per line: ``image`` with ``text``, ``caption`` or ``captions``.
+"""Captioned photos, one JSON object per line (or in one list): ``image`` with ``text``, ``caption`` or ``captions``.
 
 Photos lie beside the file or in its ``images`` folder. A ``split`` column is honoured; the captions of one photo
 may come on one line or on several.
@@ -24,7 +24,7 @@ class Spec(base.CaptionSpec):
 
 
 def claims(path: str) -> bool:
-    """Whether there is a captioned .jsonl file."""
+    """Whether there is a captioned .jsonl file or list."""
     return bool(_files(Path(path)))
 
 
@@ -35,17 +35,17 @@ def read(spec: Spec, ledger: Ledger) -> Samples[PhotoRow]:
     folder = base.picture_folder(spec.images, [file.parent, file.parent / "images"])
     rows = PhotoRows()
     splits = base.Splits(spec.split, file)
-    for line, record in base.json_lines(file, ledger):
+    for line, record in base.records(file, ledger):
         if splits.accepts(record):
             with ledger.row(file, line):
                 rows.add(base.photo_row(record, folder, spec, (ledger, file, line)))
-    if len(ledger) == 0 or rows.rows or splits.found:
+    if not ledger.entries or rows.rows or splits.found:
         splits.check()
     return base.photo_samples(rows.rows, spec, ledger, file)
 
 
 def _files(path: Path) -> list[Path]:
-    return [file for file in base.files_in(path, (".jsonl",), ("",)) if _is_captioned(file)]
+    return [file for file in base.files_in(path, (".jsonl", ".json"), ("",)) if _is_captioned(file)]
 
 
 def _is_captioned(file: Path) -> bool:

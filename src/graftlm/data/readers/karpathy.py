@@ -45,7 +45,7 @@ def read(spec: Spec, ledger: Ledger) -> Samples[PhotoRow]:
     for number, record in enumerate(images):
         place = f"images[{number}]"
         with ledger.row(file, place):
-            if splits.accepts(_with_restval(base.checked(record), spec.restval)):
+            if splits.accepts(_with_restval(base.checked(record), spec)):
                 row = _row(record, spec, folder, (ledger, file, place))
                 if row.key in seen:
                     raise BadSampleError("duplicate-id", f"expected each photo once, found {row.key} again")
@@ -55,8 +55,9 @@ def read(spec: Spec, ledger: Ledger) -> Samples[PhotoRow]:
     return base.photo_samples(rows, spec, ledger, file)
 
 
-def _with_restval(record: Mapping[str, Any], restval: bool) -> Mapping[str, Any]:
-    return {**record, "split": "train"} if restval and record.get("split") == "restval" else record
+def _with_restval(record: Mapping[str, Any], spec: Spec) -> Mapping[str, Any]:
+    joins = spec.restval and spec.split != "restval" and record.get("split") == "restval"
+    return {**record, "split": "train"} if joins else record
 
 
 def _row(record: Mapping[str, Any], spec: Spec, folder: MediaFolder, place: tuple[Ledger, Path, str]) -> PhotoRow:

@@ -9,7 +9,6 @@ capitals, misses. What differs is known: the original's guesses at smileys insid
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 NBSP = "\u00a0"
 """Joins what the tokenizer sees as one token with a space in it ("2 1/2"); BLEU and CIDEr split there, ROUGE not."""
@@ -37,8 +36,8 @@ _OPENERS = (
 _ABBREVIATIONS = frozenset(f"{_ALWAYS} {_CAPITALISED}".split())
 
 _L = r"[^\W\d_]"  # a letter of any script
-_W = r"[^\W_]"  # a letter or digit
-_Q = "['\u2019]"
+_W = "[^\\W_²³¹¼½¾]"  # a letter or digit
+_Q = "(?:['\u2019]|&apos;)"
 
 
 def _any_case(words: str) -> str:
@@ -53,7 +52,7 @@ def _capitals(words: str) -> str:
 _ACRONYM = r"[A-Za-z](?:\.[A-Za-z])+\."
 _SENTENCE_END = rf"\s*$|\s+{_capitals(_OPENERS)}\s"
 _ABBREVIATION = (
-    rf"(?:(?:{_any_case(_ALWAYS)}|{_capitals(_CAPITALISED)}|(?i:ph\.d))\.|[A-Za-z]\.(?!{_SENTENCE_END})|(?i:govt)\.(?=,)|{_any_case(_BEFORE_NUMBER)}\.(?=\s*\d))"
+    rf"(?:(?:{_any_case(_ALWAYS)}|{_capitals(_CAPITALISED)}|(?i:ph\.d))\.|[A-Za-z]\.(?!{_SENTENCE_END})|{_any_case(_BEFORE_NUMBER)}\.(?=\s*\d))"
 )
 _DOTTED = rf"{_L}{_W}*(?:\.{_L}{_W}*)+"
 _NUMBER = r"\d+(?:[.:,]\d+)*"
@@ -67,15 +66,17 @@ _RULES: tuple[tuple[str, str], ...] = (  # first match wins: a longer form stand
     ("phone", r"\d{2,4}[- \u00a0]\d{3,4}[- \u00a0]\d{4}(?!\d)|\(\d{3}\)[ \u00a0]?\d{3}[- \u00a0]\d{4}(?!\d)"),
     ("mixed", r"\d+[ \u00a0]\d{1,2}/\d{1,4}(?![\w/])(?<!\d{5}[ \u00a0]\d/\d)"),
     ("slash", rf"{_W}+(?:-{_W}+)*/{_W}+(?:-{_W}+)*(?:/{_W}+)?"),
-    ("hyphen", rf"(?:{_ACRONYM}(?=-)|{_DOTTED}|\d+[.,]\d+|[dDlLoO]{_Q}{_L}{{2,}}|{_W}+)(?:\.?-{_W}+)*\.?-{_LAST}(?:(?<=-){_ABBREVIATION}(?=,))?(?!{_Q}t\b)|{_W}+(?:_{_W}+)+"),
+    ("hyphen", rf"(?:[A-HJ-XZdlon]{_Q}(?={_L}{_L})|(?i:[dol]){_Q}(?={_L}))?{_W}(?:{_W}|[.,])*(?:-{_LAST})+(?:\.(?=[,;:]))?|{_W}+(?:_{_W}+)+"),
     ("clock", r"[cC]\+\+|[cCfF]\#"),
     ("assimilation", rf"(?i:cannot|gonna|gotta|gimme|lemme|wanna)(?!\w)|(?i:more{_Q}n)(?!\w)|(?i:'t(?:is|was))"),
     ("acronym", rf"{_ACRONYM}(?![^\W_])"),
+    ("kept", rf"{_W}*{_L}{_W}*\.(?=[,;:])|\d+\.(?=[,;:])"),
     ("abbreviation", rf"{_ABBREVIATION}(?!{_L})|(?i:ph\.d)\.(?=s\b)"),
-    ("whole", rf"{_L}+[aeiouyAEIOUY]{_Q}[aeiouAEIOU]{_L}*|(?i:c{_Q}mon|o{_Q}clock\w*|ma{_Q}am\w*|d{_Q}ye|ne{_Q}er\w*|o{_Q}er\w*)|(?i:'(?:em|cause|til)|'n'|n'(?=roll))|'\d\ds(?!\w)|'\d\d(?![\w-])"),
-    ("elided", rf"[dDlLoOnN]{_Q}{_W}{{2,}}|(?i:ol|dunkin){_Q}|[dDlLjJyY]{_Q}(?={_L})|[dDlLjJ]{_Q}"),
+    ("whole", rf"{_L}+[aeiouyAEIOUY]{_Q}[aeiouAEIOU]{_L}*|(?i:c{_Q}mon|o{_Q}clock\w*|ma{_Q}am\w*|d{_Q}ye|ne{_Q}er\w*|o{_Q}er\w*)|(?i:'(?:em|cause|till?)|'n'|n'(?=roll))|['\u2019]\d\ds(?!\w)|'\d\d(?![\w-])"),
+    ("elided", rf"[A-HJ-XZdlon]{_Q}{_W}{{2,}}|(?i:ol|dunkin){_Q}|[dDlLjJyY]{_Q}(?={_L})|[dDlLjJ]{_Q}"),
     ("company", r"[A-Z]+(?:&(?:amp;)?[A-Z]+)+"),
-    ("negated", rf"{_L}+?(?=n{_Q}t)|n{_Q}t\w*"),
+    ("quotes", r"''|``"),
+    ("negated", rf"{_L}*[^\W\d_nN](?=[nN](?:{_Q}|`)[tT])|[nN](?:{_Q}|`)[tT]\w*"),
     ("contraction", rf"{_Q}(?i:s|d|m|re|ve|ll)(?![^\W_])"),
     ("dotted", rf"{_DOTTED}(?:(?<=\w)-{_W}+)*|{_L}+(?:[.?!]{_L}+)+"),
     ("anti", r"(?i:anti)-"),
@@ -86,8 +87,8 @@ _RULES: tuple[tuple[str, str], ...] = (  # first match wins: a longer form stand
     ("dots", r"\.\.\.+|\. \. \.|\u2026"),
     ("rule", r"-{5,}"),
     ("dash", r"--+|[\u2013\u2014\u2015]"),
-    ("run", r"[?!]+|_+|\#+|\*+|@+|-"),
-    ("entity", r"&(?:amp|lt|gt|quot|nbsp|apos|mdash|ndash);"),
+    ("run", r"[?!]+|<<|>>|_+|\#+|\*+|@+|-"),
+    ("entity", r"&(?:amp|lt|gt|quot|nbsp|apos|mdash|ndash);|&\#\d+;"),
     ("other", r"\S"),
 )  # fmt: skip
 _LEXER = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _RULES))
@@ -115,16 +116,15 @@ def tokenize(caption: str) -> list[str]:
             words[-1] = last = last[:-1]
         if last[-1] != "." and _SPLIT_WORDS.keys().isdisjoint(words):
             return words
-    return list(_scan(caption))
+    return _scan(caption)
 
 
-@lru_cache(maxsize=65536)
-def _scan(caption: str) -> tuple[str, ...]:
+def _scan(caption: str) -> list[str]:
     text = caption.replace("\u00ad", "").replace("\n", " ").replace("\r", " ")
     tokens: list[str] = []
     for match in _LEXER.finditer(text):
         tokens.extend(_normal(match.lastgroup or "", match.group()))
-    return tuple(token for token in tokens if token and token not in _DROPPED)
+    return [token for token in tokens if token and token not in _DROPPED]
 
 
 def _normal(rule: str, found: str) -> list[str]:
@@ -134,7 +134,7 @@ def _normal(rule: str, found: str) -> list[str]:
         cut = _SPLIT_WORDS[token]
         return [token[:cut], token[cut:]]
     if rule in ("contraction", "negated"):
-        return [token.replace("\u2019", "'")]
+        return [token.replace("\u2019", "'").replace("&apos;", "'")]
     if rule in ("smiley", "phone"):
         return [token.replace("(", "-lrb-").replace(")", "-rrb-").replace(" ", NBSP)]
     if rule in ("tag", "mixed"):
@@ -151,8 +151,3 @@ def _normal(rule: str, found: str) -> list[str]:
 def _is_untokenizable(char: str) -> bool:
     code = ord(char)
     return code > 0xFFFF or 0x200B <= code <= 0x200F or code in (0xFFFD, 0xFEFF, 0x20B9) or code < 0x20
-
-
-def corpus(sentences: list[str]) -> list[list[str]]:
-    """Words of many captions."""
-    return [tokenize(sentence) for sentence in sentences]

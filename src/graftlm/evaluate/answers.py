@@ -1,0 +1,63 @@
+"""Many sentences answered in batches: equal prompts once, alike ones together, results in the order asked."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+from graftlm.data.sentence import Part, Sentence, State, Text
+from graftlm.errors import ShapeError
+from graftlm.evaluate.task import Progress
+from graftlm.lm.decode import Decoding
+from graftlm.systems.base import Responder
+
+
+def answer_all(
+    responder: Responder,
+    sentences: Sequence[Sentence],
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    stage: str,
+    progress: Progress,
+) -> list[str]:
+    """The words of each answer, stripped.
+
+    A prompt that stands several times is answered once, unless answers are sampled (temperature > 0). Batches hold
+    prompts of like length. Raises: ShapeError when the responder gives another number of answers.
+    """
+    prompts = [sentence.prompt() for sentence in sentences]
+    keys = [prompt_key(prompt) if decoding.temperature <= 0 else number for number, prompt in enumerate(prompts)]
+    first: dict[Hashable, int] = {}
+    for number, key in enumerate(keys):
+        first.setdefault(key, number)
+    repeats = dict.fromkeys(first, 0)
+    for key in keys:
+        repeats[key] += 1
+    order = sorted(first.values(), key=lambda number: (len(prompts[number].text()), number))
+    found: dict[Hashable, str] = {}
+    done = 0
+    progress(stage, done, len(sentences))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        answers = responder.respond([prompts[number] for number in batch], decoding)
+        if len(answers) != len(batch):
+            raise ShapeError(f"responder: expected {len(batch)} answers to {len(batch)} sentences, found {len(answers)}")
+        found.update((keys[number], answer.text().strip()) for number, answer in zip(batch, answers, strict=True))
+        done += sum(repeats[keys[number]] for number in batch)
+        progress(stage, done, len(sentences))
+    return [found[key] for key in keys]
+
+
+def prompt_key(sentence: Sentence) -> Hashable:
+    """Equal for sentences that say the same with the same media objects."""
+    return tuple((type(part), part.role, part_key(part)) for part in sentence)
+
+
+def part_key(part: Part) -> Hashable:
+    """Text and numbers by value; media by path or bytes, decoded pictures by identity."""
+    if isinstance(part, Text):
+        return part.content
+    if isinstance(part, State):
+        return part.values
+    return part.source if isinstance(part.source, str | bytes | Path) else id(part.source)

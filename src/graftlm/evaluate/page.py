@@ -1,0 +1,167 @@
+"""The report as one self-contained HTML page: numbers, controls, the training curve, and photos with their answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from graftlm.data.media import load_image
+from graftlm.data.sample import Sample
+from graftlm.data.sentence import Image, Media
+from graftlm.errors import BadSampleError
+from graftlm.evaluate.curve import curve
+
+if TYPE_CHECKING:
+    from graftlm.evaluate.report import Report
+    from graftlm.evaluate.task import Row
+
+PHOTO_PX = 224
+SHOWN = 12
+_REFERENCES = 5
+_TEMPLATE = Path(__file__).with_name("page.html")
+_UNITS = {"distinct": "different answers", "mean length": "words"}
+_CONTROL_WORDS = {
+    "blind": "every picture black",
+    "shuffled": "every picture another sample's",
+    "text-only": "no picture",
+}
+
+
+def page(report: Report, samples: Sequence[Sample], *, training: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page's HTML; nothing in it is loaded from anywhere.
+
+    Args:
+        samples: those evaluated, found by key
+        training: rows of a run's metrics.jsonl; without them there is no curve
+    """
+    by_key = {sample.key: sample for sample in samples}
+    drawn = curve(training)
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=escape(f"{report.graft or 'evaluation'}: {report.task}"),
+        graft=escape(report.graft or "unnamed graft"),
+        task=escape(report.task),
+        facts=_facts(report),
+        tiles="".join(_tile(report, name) for name in _tile_names(report)),
+        table=_table(report),
+        notes="".join(f"<p class='note'>{escape(note)}</p>" for note in report.notes),
+        curve=f"<section><h2>Training</h2><div class='card'>{drawn}</div></section>" if drawn else "",
+        samples="".join(_group(title, hint, rows, report, by_key) for title, hint, rows in pick(report)),
+        versions=escape(", ".join(f"{name} {version}" for name, version in report.versions.items())),
+        config_hash=escape(report.config_hash),
+    )
+
+
+def pick(report: Report) -> list[tuple[str, str, list[Row]]]:
+    """Title, hint and rows of what is shown: the best, the worst, and some drawn by the report's seed."""
+    rows = sorted(report.rows, key=lambda row: (row.scores.get(report.headline, 0.0), row.key), reverse=True)
+    by = f"by {report.headline} of the sample"
+    if len(rows) <= SHOWN:
+        return [("All samples", by, rows)] if rows else []
+    random_rows = random.Random(report.seed).sample(rows, SHOWN)
+    return [
+        ("Drawn at random", "read these first: nobody chose them", random_rows),
+        ("Best", by, rows[:SHOWN]),
+        ("Worst", by, rows[: -SHOWN - 1 : -1]),
+    ]
+
+
+def _facts(report: Report) -> str:
+    rate = len(report.rows) / report.answer_seconds if report.answer_seconds else 0.0
+    facts = [
+        f"{report.n:,} samples",
+        f"seed {report.seed}",
+        f"{report.seconds:.0f} s with controls",
+        f"{rate:.1f} answers a second" if rate else "",
+    ]
+    return "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact)
+
+
+def _tile_names(report: Report) -> list[str]:
+    wanted = [report.headline, "BLEU-4", "ROUGE-L", "METEOR", "BLEU-1"]
+    return [name for name in dict.fromkeys(wanted) if name in report.metrics][:4]
+
+
+def _tile(report: Report, name: str) -> str:
+    value = report.metrics[name]
+    ends = report.intervals.get(name)
+    blind = report.controls.get("blind", {}).get(name)
+    top = max([value, blind or 0.0, ends[1] if ends else 0.0, 1e-9]) * 1.1
+    whisker = f"<i class='whisker' style='left:{_share(ends[0], top)};right:{_share(top - ends[1], top)}'></i>" if ends else ""
+    below = f"<div class='bar blind'><b style='width:{_share(blind, top)}'></b></div>" if blind is not None else ""
+    words = [f"95 % interval {ends[0]:.1f} to {ends[1]:.1f}"] if ends else []
+    words += [f"blind {blind:.1f}"] if blind is not None else []
+    return (
+        f"<div class='card tile'><h3>{escape(name)}</h3><strong>{value:.1f}</strong>"
+        f"<div class='bar'><b style='width:{_share(value, top)}'></b>{whisker}</div>{below}"
+        f"<p>{escape('; '.join(words))}</p></div>"
+    )
+
+
+def _share(value: float, top: float) -> str:
+    return f"{100 * max(0.0, value) / top:.1f}%"
+
+
+def _table(report: Report) -> str:
+    controls = list(report.controls)
+    heads = "".join(
+        f"<th>{escape(name)}<small>{escape(_CONTROL_WORDS.get(name, ''))}</small></th>" for name in controls
+    )
+    rows = "".join(_table_row(report, name, controls) for name in report.metrics)
+    return (
+        "<table><thead><tr><th>metric</th><th>score<small>percent</small></th><th>95 % interval<small>bootstrap</small>"
+        f"</th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _table_row(report: Report, name: str, controls: Iterable[str]) -> str:
+    ends = report.intervals.get(name)
+    digits = 0 if name == "distinct" else 1
+    cells = [_number(report.controls[control].get(name), digits) for control in controls]
+    unit = f"<small>{_UNITS[name]}</small>" if name in _UNITS else ""
+    interval = f"{ends[0]:.1f} to {ends[1]:.1f}" if ends else ""
+    others = "".join(f"<td class='other'>{cell}</td>" for cell in cells)
+    return (
+        f"<tr><th>{escape(name)} {unit}</th><td><b>{_number(report.metrics[name], digits)}</b></td><td>{interval}</td>"
+        f"{others}</tr>"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _group(title: str, hint: str, rows: Sequence[Row], report: Report, samples: Mapping[str, Sample]) -> str:
+    cards = "".join(_card(row, report, samples.get(row.key)) for row in rows)
+    return f"<section><h2>{escape(title)} <small>{escape(hint)}</small></h2><div class='photos'>{cards}</div></section>"
+
+
+def _card(row: Row, report: Report, sample: Sample | None) -> str:
+    parts = sample.sentence.prompt() if sample else ()
+    pictures = "".join(_picture(part.source, row.key) for part in parts if isinstance(part, Image))
+    prompt = f"<p class='prompt'>{escape(row.prompt.strip())}</p>" if row.prompt.strip() else ""
+    references = "".join(f"<li>{escape(text)}</li>" for text in row.references[:_REFERENCES])
+    score = row.scores.get(report.headline)
+    badge = f"<span class='badge'>{escape(report.headline)} {score:.0f}</span>" if score is not None else ""
+    answer = escape(row.prediction) or "<em>nothing</em>"
+    return (
+        f"<article class='card photo'><div class='shot'>{pictures}{badge}</div>{prompt}<p class='answer'>{answer}</p>"
+        f"<ul>{references}</ul><footer>{escape(row.key)}</footer></article>"
+    )
+
+
+def _picture(source: Media, key: str) -> str:
+    try:
+        picture = load_image(source)
+    except BadSampleError as error:
+        return f"<p class='note'>{escape(str(error))}</p>"
+    picture.thumbnail((PHOTO_PX, PHOTO_PX))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=80)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"<img alt='{escape(key)}' loading='lazy' src='data:image/jpeg;base64,{data}'>"

@@ -1,0 +1,83 @@
+"""What may be written next: changes of logits, and the draw from them. Pure functions.
+
+Index letters: R rows, V vocabulary. Order of application, as everywhere in the field: repetition penalty, repeated
+n-grams, fewest tokens, temperature, top-k, top-p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_NEVER = float("-inf")
+_GOLDEN = 0.6180339887498949
+
+
+def penalise_repetition(scores: Tensor, written: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Makes every id a row has written `penalty` times less likely (CTRL, arXiv:1909.05858 §4.1).
+
+    Shapes:
+        scores: (R, V) float; returns: (R, V), a new tensor
+    """
+    scores = scores.clone()
+    for row, ids in enumerate(written):
+        seen = torch.tensor(sorted(set(ids)), dtype=torch.long, device=scores.device)
+        old = scores[row, seen]
+        scores[row, seen] = torch.where(old < 0, old * penalty, old / penalty)
+    return scores
+
+
+def forbid_repeated_ngrams(scores: Tensor, written: Sequence[Sequence[int]], size: int) -> Tensor:
+    """Forbids every id that would complete an n-gram of `size` ids the row has already written.
+
+    Shapes:
+        scores: (R, V) float; returns: (R, V), a new tensor
+    """
+    scores = scores.clone()
+    for row, ids in enumerate(written):
+        start = list(ids[len(ids) - size + 1 :]) if size > 1 else []
+        for first in range(len(ids) - size + 1):
+            if list(ids[first : first + size - 1]) == start:
+                scores[row, ids[first + size - 1]] = _NEVER
+    return scores
+
+
+def forbid_id(scores: Tensor, token_id: int) -> Tensor:
+    """The same scores with one id forbidden: (R, V)."""
+    scores = scores.clone()
+    scores[:, token_id] = _NEVER
+    return scores
+
+
+def keep_top_k(scores: Tensor, count: int) -> Tensor:
+    """Forbids all but the `count` best ids of each row, and what ties with the last of them: (R, V)."""
+    last = scores.topk(min(count, scores.shape[-1])).values[:, -1:]  # (R, 1)
+    return scores.masked_fill(scores < last, _NEVER)
+
+
+def keep_top_p(scores: Tensor, share: float) -> Tensor:
+    """Keeps the fewest best ids whose probabilities sum to at least `share` (arXiv:1904.09751 §3.1): (R, V)."""
+    ascending, order = scores.sort(dim=-1, descending=False)
+    drop = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - share  # (R, V)
+    drop[:, -1:] = False
+    return scores.masked_fill(drop.scatter(1, order, drop), _NEVER)
+
+
+def draw(scores: Tensor, uniform: Tensor) -> Tensor:
+    """One id per row from ``softmax(scores)``, by inversion.
+
+    All rows may share one stream of numbers: each row's number is turned by a multiple of its own best id, which
+    keeps it uniform, makes rows differ, and leaves a row's draw independent of the other rows.
+
+    Shapes:
+        scores: (R, V) float; uniform: (R,) in [0, 1); returns: (R,) long
+    """
+    descending, order = scores.sort(dim=-1, descending=True, stable=True)
+    reached = descending.softmax(dim=-1).cumsum(dim=-1)  # (R, V)
+    turned = (uniform.double() + _GOLDEN * order[:, 0].double()) % 1.0
+    target = turned.to(reached.dtype) * reached[:, -1]
+    place = torch.searchsorted(reached, target[:, None], right=True)  # (R, 1)
+    last = (descending > _NEVER).sum(dim=-1, keepdim=True) - 1  # rounding must not reach a forbidden id
+    return order.gather(1, torch.minimum(place, last))[:, 0]

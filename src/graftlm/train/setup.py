@@ -1,0 +1,173 @@
+"""From a recipe to everything a trainer needs: folder, system, data, features."""
+
+from __future__ import annotations
+
+import fcntl
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graftlm.config import Recipe, differing_keys, load_recipe, parse_recipe
+from graftlm.data.ledger import Ledger
+from graftlm.data.readers import read, read_all
+from graftlm.data.sample import Sample
+from graftlm.data.sampler import BucketSampler
+from graftlm.data.sentence import MediaPart
+from graftlm.data.stream import Stream
+from graftlm.errors import ConfigError, UsageError
+from graftlm.storage import replace_file, step_folders, write_json
+from graftlm.systems.base import System, system_class
+from graftlm.train.log import Bar, environment
+from graftlm.train.source import IndexedSource, Source, StreamSource, blind, lengths_of, with_targets
+from graftlm.train.validate import Validation
+
+_FREE_TABLES = ("run",)
+"""Tables that may differ when a run is resumed: they change no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All parts of one run."""
+
+    recipe: Recipe
+    folder: Path
+    system: System
+    source: Source
+    validation: Validation | None
+
+
+def read_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe file with every default, the system's own among them. Raises: ConfigError."""
+    return load_recipe(path, overrides, system_fields=_fields)
+
+
+def complete_recipe(tree: Mapping[str, Any]) -> Recipe:
+    """The same from plain tables. Raises: ConfigError."""
+    return parse_recipe(tree, system_fields=_fields)
+
+
+@contextmanager
+def prepare(recipe: Recipe, run_folder: str | Path | None, *, resume: bool, quiet: bool) -> Iterator[Run]:
+    """Opens the run's folder, which no other process may use meanwhile, and builds all parts of the run.
+
+    Raises: ConfigError when the folder holds another recipe's run or is in use; UsageError when `resume` finds nothing.
+    """
+    recipe = complete_recipe(recipe.to_dict())
+    folder = Path(run_folder or recipe.run.folder or Path("runs") / recipe.system.name)
+    if resume and not step_folders(folder / "checkpoints"):
+        raise UsageError(f"{folder}: expected a checkpoint to go on from, found none; leave out --resume")
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _claim(folder, recipe)
+        system = build_system(recipe)
+        ledger = Ledger(folder / "bad_samples.jsonl", recipe.data.bad_budget)
+        source, validation = open_data(system, recipe, ledger, quiet=quiet)
+        yield Run(recipe, folder, system, source, validation)
+
+
+def build_system(recipe: Recipe) -> System:
+    """The system with fresh trained parts, a function of `train.seed`."""
+    from graftlm.backbones import load_parts
+
+    cls = system_class(recipe.system.name)
+    config = cls.Config.model_validate(recipe.system.options())
+    parts = load_parts(config)
+    random.seed(recipe.train.seed)
+    np.random.seed(recipe.train.seed % 2**32)
+    torch.manual_seed(recipe.train.seed)
+    return cls.build(config, parts)
+
+
+def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) -> tuple[Source, Validation | None]:
+    """Training batches and validation; features are computed on the way."""
+    data = read(recipe.data.train, ledger)
+    held_out = read_all(recipe.data.val, ledger) if recipe.data.val is not None else []
+    validation_samples = with_targets(held_out, "data.val") if recipe.data.val is not None else []
+    if recipe.data.cache_features:
+        known = [] if isinstance(data, Stream) else data
+        cache_features(system, [*known, *validation_samples], recipe, ledger, quiet=quiet)
+    size = recipe.train.batch_size * _num_processes()
+    source: Source
+    if isinstance(data, Stream):
+        source = StreamSource(system, data, size, seed=recipe.train.seed, chunk=recipe.data.bucket_batches)
+    else:
+        samples = with_targets(data, "data.train")
+        with Bar("lengths", len(samples), quiet=quiet) as bar:
+            lengths = lengths_of(system, [sample.sentence for sample in samples], seen=bar.move)
+        sampler = BucketSampler(
+            [length.positions for length in lengths],
+            size,
+            seed=recipe.train.seed,
+            chunk=recipe.data.bucket_batches,
+            drop_last=recipe.data.drop_last or _num_processes() > 1,
+        )
+        source = IndexedSource(samples, lengths, sampler)
+    return source, Validation(system, validation_samples, recipe) if validation_samples else None
+
+
+def cache_features(system: System, samples: Sequence[Sample], recipe: Recipe, ledger: Ledger, *, quiet: bool) -> None:
+    """Computes the features of all media once, and lets the system's frozen encoders read them from disk."""
+    from graftlm.backbones import home
+    from graftlm.features import CachedEncoder
+
+    by_kind: dict[str, list[MediaPart]] = {}
+    for sample in samples:
+        sentence = blind(sample.sentence) if recipe.data.blind else sample.sentence
+        for part in sentence.media():
+            by_kind.setdefault(type(part).__name__.lower(), []).append(part)
+    for modality, encoder in list(system.encoders.items()):
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            continue
+        cached = CachedEncoder(encoder, home() / "features")
+        cached.build(by_kind.get(modality, []), workers=recipe.run.workers, quiet=quiet)
+        system.encoders[modality] = cached
+
+
+def _fields(name: str) -> Any:
+    return system_class(name).Config
+
+
+def _num_processes() -> int:
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    return int(PartialState().num_processes)
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Writes recipe.yaml, or checks it where a run has begun. Raises: ConfigError naming the keys that differ."""
+    path = folder / "recipe.yaml"
+    if path.is_file() and step_folders(folder / "checkpoints"):
+        before, now = read_recipe(path).to_dict(), recipe.to_dict()
+        tables = [table for table in now if table not in _FREE_TABLES]
+        keys = differing_keys({table: before[table] for table in tables}, {table: now[table] for table in tables})
+        if keys:
+            raise ConfigError(
+                f"{folder} holds a run of another recipe (different: {', '.join(keys)}); "
+                "choose another --run-folder, or the same recipe to go on"
+            )
+    replace_file(path, recipe.to_yaml(described=True).encode())
+    write_json(folder / "environment.json", environment())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; the lock goes with the process, however it ends."""
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{folder}: another process is training here; wait or choose another folder") from None
+        yield

@@ -1,0 +1,179 @@
+"""Where the next batch of sentences comes from, and how that place is remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from graftlm.data.media import black_image
+from graftlm.data.sample import Sample
+from graftlm.data.sampler import BucketSampler, SamplerState
+from graftlm.data.sentence import Image, Part, Sentence
+from graftlm.data.stream import Stream
+from graftlm.data.tokenize import IGNORED, tokenize_row
+from graftlm.errors import CheckpointError, DataError
+from graftlm.systems.base import System
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+
+class Source(Protocol):
+    """An endless supply of batches.
+
+    Attributes:
+        batches_per_epoch: batches in one pass, or None where nobody knows
+        sentences: sentences in one pass, or None
+    """
+
+    batches_per_epoch: int | None
+    sentences: int | None
+
+    def next_batch(self) -> list[Sentence]:
+        """The next batch over all processes."""
+
+    def state(self) -> dict[str, Any]:
+        """The place after the last batch, as JSON, with what the data looked like."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a place. Raises: CheckpointError when the data has changed since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a sentence is: `positions` in the language model, `targets` among them."""
+
+    positions: int
+    targets: int
+
+
+def lengths_of(
+    system: System, sentences: Sequence[Sentence], seen: Callable[[int], None] | None = None
+) -> list[Length]:
+    """Length of every sentence in the system's own layout; `seen` is told how many are done."""
+    layout, tokenizer = system.layout, system.lm.tokenizer
+    found: list[Length] = []
+    for sentence in sentences:
+        row = tokenize_row(sentence, tokenizer, layout)
+        found.append(Length(len(row.ids), sum(label != IGNORED for label in row.labels)))
+        if seen is not None and len(found) % 500 == 0:
+            seen(len(found))
+    return found
+
+
+class IndexedSource:
+    """Samples that can be asked for by number, in the order of a `BucketSampler`."""
+
+    def __init__(self, samples: Sequence[Sample], lengths: Sequence[Length], sampler: BucketSampler) -> None:
+        self._samples = samples
+        self._sampler = sampler
+        self.sentences: int | None = len(samples)
+        self.batches_per_epoch: int | None = sampler.batches_per_epoch
+        self._digest = _digest(samples, lengths)
+
+    def next_batch(self) -> list[Sentence]:
+        """The next batch over all processes."""
+        return [self._samples[index].sentence for index in next(self._sampler)]
+
+    def state(self) -> dict[str, Any]:
+        """Sampler state and a digest of keys and lengths."""
+        return {"sampler": self._sampler.state.to_json(), "data": self._digest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a place. Raises: CheckpointError when the data has changed since."""
+        if state.get("data") != self._digest:
+            raise CheckpointError(
+                f"the training data has changed since the checkpoint (expected digest {str(state.get('data'))[:12]}, "
+                f"found {self._digest[:12]}); put the old data back or start a new run folder"
+            )
+        self._sampler.state = SamplerState.from_json(state.get("sampler"))
+
+
+class StreamSource:
+    """Samples that can only be read in order: chunks are sorted by length, cut into batches and shuffled.
+
+    A place is where the stream stood before the chunk, and how many of the chunk's batches are taken.
+    """
+
+    batches_per_epoch: int | None = None
+    sentences: int | None = None
+
+    def __init__(self, system: System, stream: Stream[Any], batch_size: int, *, seed: int, chunk: int) -> None:
+        self._system = system
+        self._stream = stream
+        self._batch_size = batch_size
+        self._seed = seed
+        self._chunk = chunk
+        self._before: dict[str, Any] = stream.state_dict()
+        self._batches: list[list[Sentence]] = []
+        self._taken = 0
+
+    def next_batch(self) -> list[Sentence]:
+        """The next batch over all processes."""
+        if self._taken == len(self._batches):
+            self._read_chunk()
+        self._taken += 1
+        return self._batches[self._taken - 1]
+
+    def state(self) -> dict[str, Any]:
+        """The stream's place before the chunk and the batches taken of it."""
+        return {"stream": self._before, "taken": self._taken}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a place. Raises: CheckpointError, DataError when the stream is another one."""
+        taken, before = state.get("taken"), state.get("stream")
+        if not isinstance(taken, int) or not isinstance(before, dict):
+            raise CheckpointError(f"state.json: expected the place of a stream, found {sorted(state)}; start a new run")
+        self._stream.load_state_dict(before)
+        self._batches, self._taken = [], 0
+        if taken:
+            self._read_chunk()
+            self._taken = taken
+
+    def _read_chunk(self) -> None:
+        self._before = self._stream.state_dict()
+        wanted = self._chunk * self._batch_size
+        sentences: list[Sentence] = []
+        while len(sentences) < wanted:  # a stream's iterator ends with its epoch
+            samples = islice(iter(self._stream), wanted - len(sentences))
+            sentences += [sample.sentence for sample in samples if any(part.target for part in sample.sentence)]
+        lengths = lengths_of(self._system, sentences)
+        order = sorted(range(wanted), key=lambda index: (lengths[index].positions, index))
+        size = self._batch_size
+        self._batches = [[sentences[index] for index in order[at : at + size]] for at in range(0, wanted, size)]
+        random.Random(f"{self._seed}/{self._before}").shuffle(self._batches)
+        self._taken = 0
+
+
+def _digest(samples: Sequence[Sample], lengths: Sequence[Length]) -> str:
+    digest = hashlib.sha256()
+    for sample, length in zip(samples, lengths, strict=True):
+        digest.update(f"{sample.key}\0{length.positions}\0{length.targets}\n".encode())
+    return digest.hexdigest()
+
+
+def with_targets(samples: Sequence[Sample], where: str) -> list[Sample]:
+    """The samples that ask the model for something. Raises: DataError when there is none."""
+    kept = [sample for sample in samples if any(part.target for part in sample.sentence)]
+    if not kept:
+        raise DataError(f"{where}: expected sentences with a target (a caption, an answer), found none; check the spec")
+    return kept
+
+
+def blind(sentence: Sentence) -> Sentence:
+    """The sentence with every picture black: what a model can do without seeing (Frozen §3.2, arXiv:2106.13884)."""
+    return sentence.map(_black)
+
+
+def _black(part: Part) -> Part:
+    return Image(_black_picture(), part.target, part.role) if isinstance(part, Image) else part
+
+
+@lru_cache(maxsize=1)
+def _black_picture() -> PILImage:
+    return black_image()

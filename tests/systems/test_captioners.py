@@ -1,0 +1,109 @@
+"""Frozen and ClipCap: every choice of their configs learns, and the traps of their fact sheet stay shut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from graftlm import backbones
+from graftlm.data.sentence import Image, Sentence, Text
+from graftlm.errors import ConfigError
+from graftlm.losses import target_positions
+from graftlm.systems.base import System, system_class
+from tests.pictures import picture
+
+PAIRS = [(0, "a red dog"), (1, "two cats")]
+
+
+def build(name: str, **fields: Any) -> System:
+    torch.manual_seed(0)
+    cls = system_class(name)
+    config = cls.Config(**{"lm": "toy", "encoder": "toy", "precision": "float32", **fields})
+    return cls.build(config, backbones.load_parts(config))
+
+
+def sentences() -> list[Sentence]:
+    return [Sentence.of(Image(picture(seed)), Text(text, target=True)) for seed, text in PAIRS]
+
+
+def fall_of_loss(system: System, steps: int = 60, lr: float = 1e-2) -> tuple[float, float]:
+    system.train()
+    optimiser = torch.optim.Adam([parameter for _, parameter in system.trainable()], lr=lr)
+    losses = []
+    for _ in range(steps):
+        loss = torch.stack(list(system.losses(sentences()).values())).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses[0], losses[-1]
+
+
+@pytest.mark.parametrize("inject", ["embeds", "prefix"])
+@pytest.mark.parametrize("mapper", ["mlp", "transformer", "grid"])
+def test_every_mapper_learns_at_both_places(mapper: str, inject: str) -> None:
+    system = build("clipcap", mapper=mapper, inject=inject, num_tokens=4, num_layers=2, num_heads=2, grid_side=2, rank=16)
+    first, last = fall_of_loss(system)
+    assert last < 0.5 * first
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("frozen", {"lm_training": "finetuned"}),
+        ("frozen", {"lm_training": "scratch"}),
+        ("frozen", {"encoder_training": "finetuned"}),
+        ("frozen", {"encoder_training": "scratch"}),
+        ("clipcap", {"lm_training": "finetuned"}),
+    ],
+)
+def test_a_trained_part_changes_and_a_frozen_one_does_not(name: str, fields: dict[str, str]) -> None:
+    system = build(name, **fields)
+    parts = {"lm_training": system.lm, "encoder_training": system.encoders["image"]}
+    before = {key: [value.clone() for value in part.parameters()] for key, part in parts.items()}
+    fall_of_loss(system, steps=2)
+    for key, part in parts.items():
+        changed = any(not torch.equal(old, new) for old, new in zip(before[key], part.parameters(), strict=True))
+        assert changed == (key in fields)
+
+
+def test_scratch_draws_other_weights_than_the_pretrained_ones() -> None:
+    pretrained, scratch = build("frozen"), build("frozen", lm_training="scratch")
+    same = [torch.equal(a, b) for a, b in zip(pretrained.lm.parameters(), scratch.lm.parameters(), strict=True)]
+    assert not all(same)
+
+
+@pytest.mark.parametrize("name", ["frozen", "clipcap"])
+def test_fine_tuning_a_half_precision_lm_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="system.lm_training.*float32"):
+        build(name, lm_training="finetuned", precision="bfloat16")
+
+
+def test_the_loss_ignores_the_places_of_pictures() -> None:
+    system = build("frozen", num_tokens=3)
+    inputs = system.inputs(sentences())
+    assert inputs.labels is not None
+    assert (inputs.labels[:, :4] == -100).all()
+    assert target_positions(inputs.labels)[0].nonzero()[0, 0] == 3
+
+
+def test_a_blind_answer_does_not_depend_on_the_picture() -> None:
+    system = build("clipcap", inject="prefix", mapper="grid", grid_side=2, rank=16)
+    fall_of_loss(system, steps=80)
+    system.eval()
+    seeing = {answer.text() for answer in system.respond(sentences())}
+    black = picture(0).point(lambda _: 0)
+    blind = {answer.text() for answer in system.respond([Sentence.of(Image(black)), Sentence.of(Image(black.copy()))])}
+    assert len(seeing) == 2
+    assert len(blind) == 1
+
+
+def test_pictures_may_stand_anywhere_in_a_frozen_prompt() -> None:
+    system = build("frozen", num_tokens=2)
+    shot = Sentence.of(Image(picture(0)), " a dax. ", Image(picture(1)), " a blicket. ", Image(picture(2)), " a")
+    inputs = system.inputs([shot])
+    swapped = Sentence(tuple(reversed(shot.parts[:1])) + shot.parts[1:4] + (Image(picture(5)),) + shot.parts[5:])
+    difference = (inputs.embeds - system.inputs([swapped]).embeds).abs().sum(-1)[0]
+    assert (difference > 0).sum() == 2

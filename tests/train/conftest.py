@@ -1,0 +1,45 @@
+"""Small runs over the toys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from graftlm.config import Recipe
+from graftlm.train.setup import complete_recipe
+
+RecipeMaker = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make_recipe() -> RecipeMaker:
+    """A recipe of 12 steps over the toys; keyword arguments are whole tables that are merged in."""
+
+    def make(**tables: dict[str, Any]) -> Recipe:
+        tree: dict[str, dict[str, Any]] = {
+            "system": {"name": "clipcap", "lm": "toy", "encoder": "toy", "precision": "float32", "num_tokens": 2},
+            "data": {
+                "train": {"reader": "scenes", "split": "train", "limit": 40},
+                "val": {"reader": "scenes", "split": "val", "limit": 8},
+                "bucket_batches": 2,
+            },
+            "train": {"lr": 1e-2, "batch_size": 4, "max_steps": 12, "warmup_steps": 2, "eval_every": 4, "save_every": 2},
+            "evaluate": {"sample_every": 6, "num_samples": 2, "max_tokens": 4},
+            "run": {"log_every": 1, "threads": 1},
+        }
+        for name, table in tables.items():
+            tree[name] = {**tree[name], **table}
+        return complete_recipe(tree)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """A recipe's `run.threads` is the process's; the next test gets its own back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
