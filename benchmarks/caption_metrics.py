@@ -58,7 +58,7 @@ def theirs(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> T
 
     with contextlib.redirect_stdout(sys.stderr):
         start = time.perf_counter()
-        accepted = PTBTokenizer().tokenize({i: [{"caption": text} for text in group] for i, group in enumerate(references)})
+        accepted = PTBTokenizer().tokenize({i: [{"caption": t} for t in group] for i, group in enumerate(references)})
         spoken = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(predictions)})
         bleu, bleus = Bleu(4).compute_score(accepted, spoken)
         rouge, rouges = Rouge().compute_score(accepted, spoken)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
+from graftlm import grafts
+from graftlm.backbones import load_parts
 from graftlm.cli.main import main
+from graftlm.systems.base import system_class
 from tests.pictures import picture
 
 Make = Callable[[Path], list[str]]
-AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 RECIPE = {
     "system": {"name": "clipcap", "lm": "toy", "encoder": "toy", "precision": "float32"},
     "data": {"train": {"reader": "jsonl", "path": "data.jsonl"}},
@@ -299,6 +303,164 @@ def run_folder_that_is_a_file(folder: Path) -> list[str]:
     command = recipe(folder)
     file(folder, "run", "in the way")
     return command
+
+
+# Grafts and checkpoints.
+
+
+@cache
+def toy_graft() -> Path:
+    """A good graft over the toy parts; it outlives a test, so that it is built once."""
+    folder = Path(tempfile.mkdtemp(prefix="graftlm_toy_"))
+    cls = system_class("clipcap")
+    config = cls.Config(lm="toy", encoder="toy", precision="float32")
+    return grafts.save(cls.build(config, load_parts(config)), folder)
+
+
+def caption_with_graft(folder: Path, spoil: Callable[[Path], object] = lambda graft: None) -> list[str]:
+    """`graft caption` of a good picture with a graft that `spoil` has been at."""
+    graft = folder / "graft"
+    shutil.copytree(toy_graft(), graft)
+    spoil(graft)
+    png(folder)
+    return ["caption", str(folder / "good.png"), "--graft", str(graft)]
+
+
+def change_description(graft: Path, **changes: object) -> None:
+    """Writes other values into graft.json."""
+    path = graft / "graft.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@bad("expected a graft's folder, a run, a hub id (owner/name) or a ready-made graft")
+def unknown_graft(folder: Path) -> list[str]:
+    png(folder)
+    return ["caption", str(folder / "good.png"), "--graft", "no-such-graft"]
+
+
+@bad("cannot be fetched from the hub")
+def hub_id_out_of_reach(folder: Path) -> list[str]:
+    png(folder)
+    return ["caption", str(folder / "good.png"), "--graft", "nobody/no-such-graft"]
+
+
+@bad("expected graft.json or a run's checkpoints, found neither")
+def folder_that_is_no_graft(folder: Path) -> list[str]:
+    return caption_with_graft(folder, lambda graft: (graft / "graft.json").unlink())
+
+
+@bad("graft.json")
+def description_that_is_not_json(folder: Path) -> list[str]:
+    return caption_with_graft(folder, lambda graft: file(graft, "graft.json", "{not json"))
+
+
+@bad("graft.json", "expected format 1, found 99")
+def graft_of_a_later_format(folder: Path) -> list[str]:
+    return caption_with_graft(folder, lambda graft: change_description(graft, format=99))
+
+
+@bad("graft.json", "unknown system 'telepathy'")
+def graft_of_an_unknown_system(folder: Path) -> list[str]:
+    return caption_with_graft(folder, lambda graft: change_description(graft, system="telepathy"))
+
+
+@bad("graft.safetensors")
+def graft_without_tensors(folder: Path) -> list[str]:
+    return caption_with_graft(folder, lambda graft: (graft / "graft.safetensors").unlink())
+
+
+@bad("graft.safetensors")
+def truncated_safetensors(folder: Path) -> list[str]:
+    def cut(graft: Path) -> None:
+        path = graft / "graft.safetensors"
+        path.write_bytes(path.read_bytes()[:-100])
+
+    return caption_with_graft(folder, cut)
+
+
+@bad("graft.safetensors")
+def safetensors_with_a_hostile_header(folder: Path) -> list[str]:
+    header = struct.pack("<Q", 2**62) + b'{"a": {"dtype": "F32"'
+    return caption_with_graft(folder, lambda graft: file(graft, "graft.safetensors", header))
+
+
+@bad("graft.safetensors", "its bytes are not those that graft.json names")
+def safetensors_of_another_graft(folder: Path) -> list[str]:
+    def flip(graft: Path) -> None:
+        path = graft / "graft.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(bytes(content))
+
+    return caption_with_graft(folder, flip)
+
+
+@bad("pickle")
+def pickle_in_place_of_safetensors(folder: Path) -> list[str]:
+    return caption_with_graft(folder, lambda graft: file(graft, "graft.safetensors", b"\x80\x04\x95" + bytes(100)))
+
+
+@bad("model.pt", "pickle")
+def pickled_checkpoint(folder: Path) -> list[str]:
+    png(folder)
+    return ["caption", str(folder / "good.png"), "--graft", file(folder, "model.pt", b"PK\x03\x04" + bytes(100))]
+
+
+@bad("frozen part 'lm'", "its own frozen parts only")
+def graft_of_another_language_model(folder: Path) -> list[str]:
+    parts = json.loads((toy_graft() / "graft.json").read_text())["frozen_parts"]
+    parts["lm"]["fingerprint"] = "0" * 64
+    return caption_with_graft(folder, lambda graft: change_description(graft, frozen_parts=parts))
+
+
+@bad("no-such-lm")
+def graft_whose_language_model_is_gone(folder: Path) -> list[str]:
+    config = json.loads((toy_graft() / "graft.json").read_text())["config"] | {"lm": "no-such-lm"}
+    return caption_with_graft(folder, lambda graft: change_description(graft, config=config))
+
+
+# The doctor, the cache, the evaluation, the demonstration.
+
+
+@bad("connector 'telepathy' is not one of any system")
+def unknown_connector(folder: Path) -> list[str]:
+    return ["doctor", "--lm", "toy", "--encoder", "toy", "--connector", "telepathy"]
+
+
+@bad("no-such-lm")
+def unknown_language_model(folder: Path) -> list[str]:
+    return ["doctor", "--lm", "no-such-lm", "--encoder", "toy"]
+
+
+@bad("expected a fingerprint", "or --all", code=2)
+def clearing_nothing_in_particular(folder: Path) -> list[str]:
+    return ["cache", "clear"]
+
+
+@bad("No such command 'bild'", code=2)
+def unknown_verb_of_a_group(folder: Path) -> list[str]:
+    return ["cache", "bild"]
+
+
+@bad("no-such-encoder")
+def unknown_encoder(folder: Path) -> list[str]:
+    png(folder)
+    return ["cache", "build", str(folder), "--encoder", "no-such-encoder"]
+
+
+@bad("captionning", "captioning")
+def unknown_task(folder: Path) -> list[str]:
+    return ["evaluate", str(toy_graft()), "captionning", "--data", str(folder), "--split", "test"]
+
+
+@bad("gone")
+def evaluation_without_data(folder: Path) -> list[str]:
+    return ["evaluate", str(toy_graft()), "captioning", "--data", str(folder / "gone"), "--split", "test"]
+
+
+@bad("Invalid value for '--minutes'", code=2)
+def demonstration_of_no_time(folder: Path) -> list[str]:
+    return ["demo", "--minutes", "0"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

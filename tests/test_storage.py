@@ -86,9 +86,14 @@ def test_a_pickle_is_refused_by_name_and_by_content(name: str, tmp_path: Path) -
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "step_000001"
-    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
-        (temporary / "a").write_text("1")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic_folder(target) as temporary:
+            (temporary / "a").write_text("1")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
     for text in ("1", "2"):
         with atomic_folder(target) as temporary:

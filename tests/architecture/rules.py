@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": set(),
     "encoders": {"encoders", "nn", "data", "errors"},
     "connectors": {"connectors", "encoders.base", "nn", "data", "errors"},
-    "features": {"storage", "encoders.base", "nn", "data", "errors"},
+    "feature_store": {"storage", "encoders.base", "nn", "data", "errors"},
+    "features": {"feature_store", "storage", "encoders.base", "nn", "data", "errors"},
     "lm": {"lm", "nn", "data", "errors", "losses"},
     "systems.base": _BASES,
     "systems": {*_BASES, "systems.base", "connectors", "encoders"},
@@ -30,7 +31,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {"errors"},
     "papers": {"errors"},
     "demo": {"*"},
-    "train": {"train", "storage", "systems.base", "data", "losses", "features", "config", "errors", "lm.decode"},
+    "train": {
+        "train",
+        "storage",
+        "systems.base",
+        "encoders.base",
+        "data",
+        "losses",
+        "features",
+        "config",
+        "errors",
+        "lm.decode",
+    },
     "evaluate": {"evaluate", "systems.base", "data", "index", "errors", "lm.decode"},
     "backbones": {"storage", "lm", "encoders", "systems.base", "data", "errors"},
     "grafts": {"grafts", "storage", "systems.base", "backbones", "errors"},
@@ -73,17 +85,8 @@ LIGHT = {"typer"}
 """What a verb's file may import when it is loaded: `graft --help` has half a second."""
 
 DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow", "faiss": "faiss-cpu", "pydantic_core": "pydantic"}
-PACKAGES = {name.partition(".")[0] for name in MAY_IMPORT} - {
-    "errors",
-    "config",
-    "losses",
-    "storage",
-    "features",
-    "backbones",
-    "doctor",
-    "__init__",
-    "__main__",
-}
+_MODULES = {"errors", "config", "losses", "storage", "papers", "feature_store", "features", "backbones", "doctor"}
+PACKAGES = {name.partition(".")[0] for name in MAY_IMPORT} - {*_MODULES, "__init__", "__main__"}
 """Folders, of which an import may take modules."""
 
 HOMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
@@ -216,8 +219,9 @@ def sizes(files: Sequence[Source]) -> Iterator[tuple[str, str, str]]:
 
 
 def _num_parameters(node: FunctionNode) -> int:
-    arguments = node.args
-    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    """Parameters without self; an option of the command line is a setting, not a parameter."""
+    arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+    names = [a.arg for a in arguments if a.annotation is None or "typer." not in ast.unparse(a.annotation)]
     return len(names) - (bool(names) and names[0] in ("self", "cls"))
 
 

@@ -44,7 +44,9 @@ def fall_of_loss(system: System, steps: int = 60, lr: float = 1e-2) -> tuple[flo
 @pytest.mark.parametrize("inject", ["embeds", "prefix"])
 @pytest.mark.parametrize("mapper", ["mlp", "transformer", "grid"])
 def test_every_mapper_learns_at_both_places(mapper: str, inject: str) -> None:
-    system = build("clipcap", mapper=mapper, inject=inject, num_tokens=4, num_layers=2, num_heads=2, grid_side=2, rank=16)
+    system = build(
+        "clipcap", mapper=mapper, inject=inject, num_tokens=4, num_layers=2, num_heads=2, grid_side=2, rank=16
+    )
     first, last = fall_of_loss(system)
     assert last < 0.5 * first
 
@@ -77,7 +79,7 @@ def test_scratch_draws_other_weights_than_the_pretrained_ones() -> None:
 
 @pytest.mark.parametrize("name", ["frozen", "clipcap"])
 def test_fine_tuning_a_half_precision_lm_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="system.lm_training.*float32"):
+    with pytest.raises(ConfigError, match=r"system\.lm_training.*float32"):
         build(name, lm_training="finetuned", precision="bfloat16")
 
 

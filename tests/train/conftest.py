@@ -26,7 +26,7 @@ def make_recipe() -> RecipeMaker:
                 "val": {"reader": "scenes", "split": "val", "limit": 8},
                 "bucket_batches": 2,
             },
-            "train": {"lr": 1e-2, "batch_size": 4, "max_steps": 12, "warmup_steps": 2, "eval_every": 4, "save_every": 2},
+            "train": {"lr": 1e-2, "batch_size": 4, "max_steps": 12, "eval_every": 4, "save_every": 2},
             "evaluate": {"sample_every": 6, "num_samples": 2, "max_tokens": 4},
             "run": {"log_every": 1, "threads": 1},
         }

@@ -58,7 +58,7 @@ def test_only_matrices_decay() -> None:
 def test_nothing_to_train_and_half_precision_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one trained parameter"):
         adamw([], table())
-    with pytest.raises(ConfigError, match="expected float32, found torch.bfloat16"):
+    with pytest.raises(ConfigError, match=r"expected float32, found torch\.bfloat16"):
         adamw([("w", nn.Parameter(torch.zeros(2, dtype=torch.bfloat16)))], table())
 
 

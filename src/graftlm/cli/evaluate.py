@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from graftlm.data.sample import Sample
     from graftlm.evaluate.report import Report
-    from graftlm.evaluate.task import Options, Progress
+    from graftlm.evaluate.task import Progress
     from graftlm.systems.base import System
 
 
@@ -20,7 +20,7 @@ def evaluate(
     graft: Annotated[str, typer.Argument(help="Ready-made name, folder, run or hub id.")],
     task: Annotated[str, typer.Argument(help="captioning, exact ...; an unknown name lists all.")],
     data: Annotated[str, typer.Option(metavar="DIR", help="Folder or file of the data.")],
-    split: Annotated[str | None, typer.Option(help="train, val or test as the data names it; all rows without.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test as the data names it; all without.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many samples, from the first on.")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the shuffled control.")] = 0,
     beam: Annotated[int, typer.Option(min=1, max=64, help="Beams; 1 is greedy and quickest.")] = 3,
@@ -40,7 +40,7 @@ def evaluate(
     name = Path(graft).name if Path(graft).exists() else graft
     options = Options(seed=seed, beam=beam, limit=limit, batch_size=batch_size, controls=wanted, graft=name)
     samples = _samples(data, split, limit)
-    system = _system(graft)
+    system = _system(graft, samples)
     with _bar() as progress:
         found = run(system, task, samples, options, progress=progress)
     pages = _save(found, samples, graft, report)
@@ -65,16 +65,21 @@ def _samples(data: str, split: str | None, limit: int | None) -> Sequence[Sample
     return samples
 
 
-def _system(graft: str) -> System:
-    """The graft, its frozen encoders reading the feature cache."""
+def _system(graft: str, samples: Sequence[Sample]) -> System:
+    """The graft, its frozen encoders reading the feature cache, which is filled first."""
     from graftlm.backbones import home
+    from graftlm.encoders.base import Encoder
     from graftlm.features import CachedEncoder
     from graftlm.grafts import load
 
     system = load(graft)
     for modality, encoder in list(system.encoders.items()):
+        assert isinstance(encoder, Encoder)
         if not any(parameter.requires_grad for parameter in encoder.parameters()):
-            system.encoders[modality] = CachedEncoder(encoder, home() / "features")
+            cached = CachedEncoder(encoder, home() / "features")
+            media = [part for sample in samples for part in sample.sentence.prompt().media()]
+            cached.build([part for part in media if type(part).__name__.lower() == modality])
+            system.encoders[modality] = cached
     return system
 
 

@@ -38,7 +38,8 @@ def _verb(path: Path) -> str:
 
 def _summary(path: Path) -> str:
     words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return re.sub(r"^`?graft [a-z -]+`?: *", "", words.partition("\n")[0]).rstrip(".")
+    line = re.sub(r"^`?graft [a-z -]+`?: *", "", words.partition("\n")[0]).rstrip(".")
+    return line[:1].upper() + line[1:]
 
 
 def build(called: str | None) -> typer.Typer:

@@ -36,7 +36,7 @@ class GridMap(Connector):
         """Soft tokens (N, 1 + side², out_dim) of features whose positions are a square grid, or a sequence."""
         cells = torch.cat([features.pooled[:, None], pool_positions(features.tokens, self.side)], dim=1)
         cells = cells.to(self.reduce.weight.dtype)  # (N, K, Dv)
-        reduced = F.gelu(self.reduce(self.dropout(self.norm(cells))) + self.positions)  # (N, K, rank)
+        reduced = self.reduce(self.dropout(self.norm(cells))) + self.positions  # (N, K, rank)
         soft: Tensor = self.expand(self.dropout(self.norm_rank(reduced)))  # (N, K, out_dim)
         return soft
 

@@ -1,4 +1,4 @@
-"""One linear map from an image's vector to K soft tokens (Frozen §3, arXiv:2106.13884; FROMAGe §3, arXiv:2301.13823)."""
+"""One linear map from a picture's vector to K soft tokens (Frozen §3, arXiv:2106.13884)."""
 
 from __future__ import annotations
 

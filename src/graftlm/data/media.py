@@ -53,14 +53,17 @@ def load_image(source: Media, *, where: str = "") -> PILImage:
     """
     name = _name(source)
     picture = _open(source, name, where)
-    _check_size(picture, name, where)
     try:
+        _check_size(picture, name, where)
         picture.load()
         return _rgb(_upright(picture))
     except _BOMB:
         raise _bomb(picture.width, picture.height, name, where) from None
     except _DAMAGE as error:
         raise _damaged(error, name, where) from None
+    finally:
+        if picture is not source:  # Pillow closes a file only when all of it could be decoded
+            picture.close()
 
 
 def pixels(picture: PILImage) -> Tensor:

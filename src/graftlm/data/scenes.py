@@ -112,7 +112,7 @@ class Scenes(Sequence[Sample]):
     """
 
     def __init__(
-        self, split: Split = "train", limit: int = 1000, *, seed: int = 0, families: Sequence[Family] = ("position",)
+        self, split: str = "train", limit: int = 1000, *, seed: int = 0, families: Sequence[Family] = ("position",)
     ) -> None:
         if split not in SPLITS:
             raise DataError(f"scenes: expected split to be one of {', '.join(SPLITS)}, found {split!r}")
@@ -121,7 +121,7 @@ class Scenes(Sequence[Sample]):
         unknown = [family for family in families if family not in FAMILIES]
         if unknown or not families:
             raise DataError(f"scenes: expected families among {', '.join(FAMILIES)}, found {list(families)}")
-        self.split = split
+        self.split: Split = SPLITS[SPLITS.index(split)]
         self.seed = seed
         self.families = tuple(families)
         self._limit = limit
@@ -186,10 +186,10 @@ def _position(rng: random.Random, seed: int, number: int) -> _Made:
 
 def _count(rng: random.Random, seed: int, number: int) -> _Made:
     count, kind, colour = rng.randint(1, 5), rng.choice(SHAPES), rng.choice(tuple(COLOURS))
-    plural = kind if count == 1 else kind + ("es" if kind.endswith("s") else "s")
+    noun = kind if count == 1 else _plural(kind)
     cells = rng.sample([(40 + 72 * column, 40 + 72 * row) for row in range(3) for column in range(3)], count)
     shapes = tuple(_shape(rng, kind, colour, cell, jitter=9, radius=(18.0, 27.0)) for cell in cells)
-    return shapes, f"{NUMBERS[count - 1].capitalize()} {colour} {plural}.", "", ""
+    return shapes, f"{NUMBERS[count - 1].capitalize()} {colour} {noun}.", "", ""
 
 
 def _relation(rng: random.Random, seed: int, number: int) -> _Made:
@@ -202,22 +202,20 @@ def _relation(rng: random.Random, seed: int, number: int) -> _Made:
         _shape(rng, first, colour, here, jitter=12, radius=(20.0, 30.0)),
         _shape(rng, second, other, there, jitter=12, radius=(20.0, 30.0)),
     )
-    named = _named(other, second)
-    return shapes, f"{_named(colour, first)} {relation} {named[0].lower()}{named[1:]}.", "", ""
+    return shapes, f"{_named(colour, first)} {relation} {_lower(_named(other, second))}.", "", ""
 
 
 def _question(rng: random.Random, seed: int, number: int) -> _Made:
     kind = rng.choice(("colour", "shape", "where", "count", "relation"))
     if kind == "count":
         shapes, caption, _, _ = _count(rng, seed, number)
-        plural = caption.removesuffix(".").split()[-1] if len(shapes) > 1 else shapes[0].kind + "s"
-        return shapes, caption, f"How many {plural} are there?".replace("crosss", "crosses"), NUMBERS[len(shapes) - 1]
+        return shapes, caption, f"How many {_plural(shapes[0].kind)} are there?", NUMBERS[len(shapes) - 1]
     if kind == "relation":
         shapes, caption, _, _ = _relation(rng, seed, number)
         relation = next(words for words in RELATIONS if f" {words} " in caption)
         first, second = shapes
-        answer = _named(first.colour, first.kind)
-        return shapes, caption, f"What is {relation} the {second.colour} {second.kind}?", answer[0].lower() + answer[1:]
+        question = f"What is {relation} the {second.colour} {second.kind}?"
+        return shapes, caption, question, _lower(_named(first.colour, first.kind))
     shapes, caption, _, _ = _position(rng, seed, rng.randrange(SPLIT_SIZE))
     colour, shape = shapes[0].colour, shapes[0].kind
     place = caption.partition(" in the ")[2].removesuffix(".")
@@ -231,6 +229,14 @@ def _question(rng: random.Random, seed: int, number: int) -> _Made:
 
 def _named(colour: str, kind: str) -> str:
     return f"{'An' if colour[0] in 'aeiou' else 'A'} {colour} {kind}"
+
+
+def _lower(words: str) -> str:
+    return words[0].lower() + words[1:]
+
+
+def _plural(kind: str) -> str:
+    return kind + ("es" if kind.endswith("s") else "s")
 
 
 def _shape(

@@ -219,7 +219,12 @@ def _part_from_json(row: Mapping[str, Any]) -> Part:
     role = row.get("role")
     if role is not None and role not in _ROLES:
         raise DataError(f"a part's role: expected one of {', '.join(_ROLES)}, found {role!r}")
-    allowed = {"type", "target", "role", *({"text"} if kind == "text" else {"values"} if kind == "state" else {"source", "base64"})}
+    allowed = {
+        "type",
+        "target",
+        "role",
+        *({"text"} if kind == "text" else {"values"} if kind == "state" else {"source", "base64"}),
+    }
     unknown = sorted(set(row) - allowed)
     if unknown:
         raise DataError(f"a part of type {kind}: unknown key {unknown[0]!r}; allowed: {', '.join(sorted(allowed))}")
@@ -237,7 +242,9 @@ def _value_from_json(kind: str, row: Mapping[str, Any]) -> Any:
         try:
             return tuple(float(number) for number in row["values"])
         except (KeyError, TypeError, ValueError):
-            raise DataError(f"a part of type state: expected 'values' to be numbers, found {row.get('values')!r}") from None
+            raise DataError(
+                f"a part of type state: expected 'values' to be numbers, found {row.get('values')!r}"
+            ) from None
     if "base64" in row:
         return _from_data_url("data:;base64," + str(row["base64"]))
     source = row.get("source")

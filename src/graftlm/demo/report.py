@@ -93,13 +93,14 @@ def _facts(outcome: Outcome) -> list[str]:
 def _proof(outcome: Outcome) -> str:
     if outcome.frozen_unchanged:
         return f"Every byte of the language model and the encoder is what it was (SHA-256 {outcome.frozen[0][:16]}...)."
-    return f"The frozen parts have changed: SHA-256 {outcome.frozen[0][:16]}... before, {outcome.frozen[1][:16]}... after."
+    before, after = (digest[:16] for digest in outcome.frozen)
+    return f"The frozen parts have changed: SHA-256 {before}... before, {after}... after."
 
 
 def _effort(outcome: Outcome) -> str:
     training = outcome.training
     return (
-        f"Trained: {training.trainable_parameters:,} parameters in {training.steps} steps and {training.seconds:.0f} s. "
+        f"Trained: {training.trainable_parameters:,} parameters, {training.steps} steps, {training.seconds:.0f} s. "
         f"All in all {sum(outcome.seconds.values()):.0f} s. Graft: {training.graft}"
     )
 
@@ -153,17 +154,12 @@ def _card(row: Answered) -> str:
     pictures = (part for part in row.sample.sentence.prompt() if isinstance(part, Image))
     shot = "".join(_img(part.source, "png", row.sample.key) for part in pictures if isinstance(part.source, bytes))
     prompt = f"<p class='prompt'>{escape(_asked(row))}</p>" if _asked(row) else ""
-    answers = [("before", row.before), ("blind", row.blind)] if right else [
-        ("right", row.reference),
-        ("before", row.before),
-        ("blind", row.blind),
-    ]
+    answers = [("before", row.before), ("blind", row.blind)]
+    if not right:
+        answers.insert(0, ("right", row.reference))
     lines = "".join(f"<li><b>{name}</b> {escape(text) or '<em>nothing</em>'}</li>" for name, text in answers)
-    badge = f"<span class='badge {'right' if right else 'wrong'}'>{'right' if right else 'wrong'}</span>"
-    return (
-        f"<article class='card photo'><div class='shot'>{shot}{badge}</div>{prompt}"
-        f"<p class='answer'>{escape(row.after) or '<em>nothing</em>'}</p><ul>{lines}</ul></article>"
-    )
+    answer = f"<p class='answer {'right' if right else 'wrong'}'>{escape(row.after) or '<em>nothing</em>'}</p>"
+    return f"<article class='card photo'><div class='shot'>{shot}</div>{prompt}{answer}<ul>{lines}</ul></article>"
 
 
 def _img(data: bytes, kind: str, name: str) -> str:

@@ -226,10 +226,12 @@ def photo_paths() -> list[Path]:
 
 def caption_photos(graft: str, paths: Sequence[Path]) -> tuple[list[Photo], str]:
     """Captions of photos, or none and the sentence that says why."""
-    from graftlm.grafts import load
+    from graftlm.grafts import load, ready_made
 
     if not paths:
         return [], f"Skipped: there are no sample photos here ({PHOTOS} is part of a clone of GraftLM)."
+    if graft not in ready_made():
+        return [], f"Skipped: the ready-made graft {graft} is not part of this installation."
     try:
         system = load(graft)
     except GraftError as error:

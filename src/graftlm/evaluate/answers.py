@@ -42,7 +42,7 @@ def answer_all(
         batch = order[start : start + batch_size]
         answers = responder.respond([prompts[number] for number in batch], decoding)
         if len(answers) != len(batch):
-            raise ShapeError(f"responder: expected {len(batch)} answers to {len(batch)} sentences, found {len(answers)}")
+            raise ShapeError(f"responder: expected {len(batch)} answers, one per sentence, found {len(answers)}")
         found.update((keys[number], answer.text().strip()) for number, answer in zip(batch, answers, strict=True))
         done += sum(repeats[keys[number]] for number in batch)
         progress(stage, done, len(sentences))

@@ -62,7 +62,8 @@ def load(folder: Path) -> list[Claim]:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(key) for key in first["loc"]) or "the file"
-            raise DataError(f"{path}: {place}: {first['msg']}, found {json.dumps(first['input'], default=str)[:80]}") from None
+            found = json.dumps(first["input"], default=str)[:80]
+            raise DataError(f"{path}: {place}: {first['msg']}, found {found}") from None
         if claim.id != path.stem:
             raise DataError(f"{path}: expected id '{path.stem}', found '{claim.id}'; name the file after its claim")
         claims.append(claim)

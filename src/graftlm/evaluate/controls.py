@@ -1,4 +1,4 @@
-"""Controls: the same questions with the picture made useless. A score that survives them was never about the picture."""
+"""Controls: the same questions with the picture made useless. A score they reach is not sight."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
             if isinstance(part, Image):
                 sources.setdefault(part_key(part), part.source)
     if len(sources) < 2:
-        raise DataError(f"shuffled control: expected at least 2 different pictures, found {len(sources)}; use more samples")
+        raise DataError(f"shuffled control: expected 2 different pictures or more, found {len(sources)}")
     keys = list(sources)
     other = dict(zip(keys, _derangement(keys, seed), strict=True))
     return _change(samples, lambda part: Image(sources[other[part_key(part)]], role=part.role))

@@ -18,6 +18,7 @@ from graftlm.errors import BadSampleError
 from graftlm.evaluate.curve import curve
 
 if TYPE_CHECKING:
+    from graftlm.evaluate.metrics.bootstrap import Interval
     from graftlm.evaluate.report import Report
     from graftlm.evaluate.task import Row
 
@@ -92,7 +93,7 @@ def _tile(report: Report, name: str) -> str:
     ends = report.intervals.get(name)
     blind = report.controls.get("blind", {}).get(name)
     top = max([value, blind or 0.0, ends[1] if ends else 0.0, 1e-9]) * 1.1
-    whisker = f"<i class='whisker' style='left:{_share(ends[0], top)};right:{_share(top - ends[1], top)}'></i>" if ends else ""
+    whisker = _whisker(ends, top) if ends else ""
     below = f"<div class='bar blind'><b style='width:{_share(blind, top)}'></b></div>" if blind is not None else ""
     words = [f"95 % interval {ends[0]:.1f} to {ends[1]:.1f}"] if ends else []
     words += [f"blind {blind:.1f}"] if blind is not None else []
@@ -101,6 +102,10 @@ def _tile(report: Report, name: str) -> str:
         f"<div class='bar'><b style='width:{_share(value, top)}'></b>{whisker}</div>{below}"
         f"<p>{escape('; '.join(words))}</p></div>"
     )
+
+
+def _whisker(ends: Interval, top: float) -> str:
+    return f"<i class='whisker' style='left:{_share(ends[0], top)};right:{_share(top - ends[1], top)}'></i>"
 
 
 def _share(value: float, top: float) -> str:

@@ -106,7 +106,7 @@ def _silent(stage: str, done: int, total: int) -> None:
 def _config(task: Task, responder: Responder, samples: Sequence[Sample], options: Options) -> dict[str, Any]:
     decoding = options.decoding or task.decoding(options.beam)
     keys = "\n".join(sample.key for sample in samples)
-    fingerprints = getattr(responder, "fingerprints", dict)()
+    fingerprints: Mapping[str, str] = getattr(responder, "fingerprints", dict)()
     return {
         "task": task.name,
         "graft": options.graft,

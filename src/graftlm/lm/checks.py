@@ -17,8 +17,11 @@ def position_ids(mask: Tensor, new: int) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, mask.shape[1] - new :]
 
 
-def check_inputs(lm: LanguageModel, inputs: LMInputs, *, past: int) -> None:
-    """Raises: ShapeError when widths, rows or lengths do not fit `lm` or each other; `past` counts cached places."""
+def check_inputs(lm: LanguageModel, inputs: LMInputs, *, past: int, has_blocks: bool) -> None:
+    """Raises: ShapeError when widths, rows or lengths do not fit `lm` or each other, or memory would go unread.
+
+    `past` counts cached places; `has_blocks` says whether cross-attention is attached.
+    """
     rows, length, width = inputs.embeds.shape
     if width != lm.dim:
         raise ShapeError(f"embeddings of width {width} given to a language model of width {lm.dim}")
@@ -27,9 +30,11 @@ def check_inputs(lm: LanguageModel, inputs: LMInputs, *, past: int) -> None:
     before = past
     if inputs.prefix is not None:
         if past:
-            raise ShapeError(f"a prefix was given with a cache that already holds {past} positions; give it once, first")
+            raise ShapeError(f"a prefix was given with a cache that already holds {past} positions; give it first")
         _check_prefix(inputs.prefix, rows, lm.prefix_geometry)
         before = inputs.prefix.mask.shape[1]
+    if inputs.memory is not None and not has_blocks:
+        raise ShapeError("memory was given to a language model without cross-attention; attach its blocks first")
     if inputs.memory is not None and inputs.memory.mask.shape[:2] != (rows, length):
         found = tuple(inputs.memory.mask.shape)
         raise ShapeError(f"expected a memory mask of shape ({rows}, {length}, M), found {found}")

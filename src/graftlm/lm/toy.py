@@ -25,7 +25,7 @@ class ByteTokenizer:
     """UTF-8 bytes as ids 0..255, then BOS, EOS and padding; in template text ``<|end|>`` is EOS."""
 
     vocab_size = 259
-    bos_id = 256
+    bos_id: int | None = 256
     eos_id = 257
     pad_id = 258
 
@@ -97,7 +97,8 @@ class _Layer(nn.Module):
         scores = query @ key.mT / query.shape[-1] ** 0.5  # (B, H, L, S)
         weights = scores.masked_fill(~usable, torch.finfo(scores.dtype).min).softmax(dim=-1)
         hidden = hidden + self.out((weights @ value).transpose(1, 2).flatten(2))
-        return hidden + self.down(F.gelu(self.up(self.norms[1](hidden))))
+        added: Tensor = self.down(F.gelu(self.up(self.norms[1](hidden))))
+        return hidden + added
 
 
 class ToyLM(LanguageModel):
@@ -157,7 +158,7 @@ class ToyLM(LanguageModel):
     def forward(self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None) -> LMOutput:
         """One pass; see `LanguageModel.forward`."""
         past = cache.length if cache is not None else 0
-        check_inputs(self, inputs, past=past)
+        check_inputs(self, inputs, past=past, has_blocks=bool(self._blocks))
         dtype, length = self.tokens.weight.dtype, inputs.embeds.shape[1]
         prefix = inputs.prefix
         before = cache.mask[:, :past] if past else prefix.mask if prefix is not None else inputs.mask[:, :0]
@@ -187,7 +188,9 @@ class ToyLM(LanguageModel):
         shape = (len(self.layers), rows, self.num_heads, length, self.dim // self.num_heads)
         like = self.tokens.weight.detach()
         return ToyCache(
-            like.new_zeros(shape), like.new_zeros(shape), torch.zeros(rows, length, dtype=torch.bool, device=like.device)
+            like.new_zeros(shape),
+            like.new_zeros(shape),
+            torch.zeros(rows, length, dtype=torch.bool, device=like.device),
         )
 
     def select_cache(self, cache: Any, rows: Tensor) -> ToyCache:
@@ -196,10 +199,10 @@ class ToyLM(LanguageModel):
 
     def add_lora(self, rank: int) -> None:
         """Raises: UnsupportedLMError: the toy has no peft."""
-        raise UnsupportedLMError("LoRA needs a Hugging Face language model, found the toy one; choose another system.lm")
+        raise UnsupportedLMError("LoRA needs a Hugging Face language model, found the toy one; choose another")
 
     def attach_cross_attention(self, blocks: Mapping[int, nn.Module]) -> None:
-        """Applies ``block(hidden, memory)`` before layer i. Raises: UnsupportedLMError for a layer that is not there."""
+        """Applies ``block(hidden, memory)`` before layer i. Raises: UnsupportedLMError for a layer it has not."""
         missing = sorted(set(blocks) - set(range(len(self.layers))))
         if missing:
             raise UnsupportedLMError(f"the toy LM has {len(self.layers)} layers, found a block for layer {missing[0]}")

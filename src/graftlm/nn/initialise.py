@@ -7,7 +7,7 @@ from torch import nn
 
 
 def reinitialise(module: nn.Module, seed: int) -> None:
-    """Draws every weight anew: N(0, 0.02) for linear maps and embeddings, Kaiming for convolutions, norms at identity."""
+    """Draws every weight anew: linear maps and embeddings N(0, 0.02), convolutions Kaiming, norms at identity."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for child in module.modules():

@@ -104,7 +104,10 @@ class System(nn.Module, ABC):
         return TokenBatch(**moved, media=batch.media)
 
     def perceive(self, media: Sequence[MediaPart]) -> Features:
-        """Features of media of one modality; with gradient only where the encoder is trained. Raises: DataError when no encoder reads it."""
+        """Features of media of one modality; with gradient only where the encoder is trained.
+
+        Raises: DataError when no encoder reads it.
+        """
         modality = type(media[0]).__name__.lower()
         if modality not in self.encoders:
             raise DataError(f"{self.name}: expected one of {sorted(self.encoders)}, found a part of type {modality}")
@@ -194,4 +197,4 @@ def system_class(name: str) -> type[System]:
         raise ConfigError(f"unknown system '{name}'{hint} (there are: {', '.join(names)})")
     module = importlib.import_module(f"graftlm.systems.{name}")
     found = [item for item in vars(module).values() if isinstance(item, type) and getattr(item, "name", None) == name]
-    return found[0]  # type: ignore[no-any-return]
+    return found[0]

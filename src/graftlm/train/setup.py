@@ -20,6 +20,7 @@ from graftlm.data.sample import Sample
 from graftlm.data.sampler import BucketSampler
 from graftlm.data.sentence import MediaPart
 from graftlm.data.stream import Stream
+from graftlm.encoders.base import Encoder
 from graftlm.errors import ConfigError, UsageError
 from graftlm.storage import replace_file, step_folders, write_json
 from graftlm.systems.base import System, system_class
@@ -89,46 +90,65 @@ def build_system(recipe: Recipe) -> System:
 def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) -> tuple[Source, Validation | None]:
     """Training batches and validation; features are computed on the way."""
     data = read(recipe.data.train, ledger)
-    held_out = read_all(recipe.data.val, ledger) if recipe.data.val is not None else []
-    validation_samples = with_targets(held_out, "data.val") if recipe.data.val is not None else []
+    train = None if isinstance(data, Stream) else with_targets(data, "data.train")
+    val = None if recipe.data.val is None else with_targets(read_all(recipe.data.val, ledger), "data.val")
     if recipe.data.cache_features:
-        known = [] if isinstance(data, Stream) else data
-        cache_features(system, [*known, *validation_samples], recipe, ledger, quiet=quiet)
+        bad = cache_features(system, [*(train or []), *(val or [])], recipe, ledger, quiet=quiet)
+        train = None if train is None else [sample for sample in train if sample.key not in bad]
+        val = None if val is None else [sample for sample in val if sample.key not in bad]
+        ledger.check()
     size = recipe.train.batch_size * _num_processes()
     source: Source
     if isinstance(data, Stream):
         source = StreamSource(system, data, size, seed=recipe.train.seed, chunk=recipe.data.bucket_batches)
     else:
-        samples = with_targets(data, "data.train")
-        with Bar("lengths", len(samples), quiet=quiet) as bar:
-            lengths = lengths_of(system, [sample.sentence for sample in samples], seen=bar.move)
-        sampler = BucketSampler(
-            [length.positions for length in lengths],
-            size,
-            seed=recipe.train.seed,
-            chunk=recipe.data.bucket_batches,
-            drop_last=recipe.data.drop_last or _num_processes() > 1,
-        )
-        source = IndexedSource(samples, lengths, sampler)
-    return source, Validation(system, validation_samples, recipe) if validation_samples else None
+        source = _indexed(system, train or [], recipe, size, quiet=quiet)
+    return source, Validation(system, val, recipe) if val else None
 
 
-def cache_features(system: System, samples: Sequence[Sample], recipe: Recipe, ledger: Ledger, *, quiet: bool) -> None:
-    """Computes the features of all media once, and lets the system's frozen encoders read them from disk."""
+def _indexed(system: System, samples: Sequence[Sample], recipe: Recipe, size: int, *, quiet: bool) -> IndexedSource:
+    with Bar("lengths", max(1, len(samples)), quiet=quiet) as bar:
+        lengths = lengths_of(system, [sample.sentence for sample in samples], seen=bar.move)
+        bar.move(len(samples))
+    sampler = BucketSampler(
+        [length.positions for length in lengths],
+        size,
+        seed=recipe.train.seed,
+        chunk=recipe.data.bucket_batches,
+        drop_last=recipe.data.drop_last or _num_processes() > 1,
+    )
+    return IndexedSource(samples, lengths, sampler)
+
+
+def cache_features(
+    system: System, samples: Sequence[Sample], recipe: Recipe, ledger: Ledger, *, quiet: bool
+) -> set[str]:
+    """Computes the features of all media once, and lets the system's frozen encoders read them from disk.
+
+    Returns the keys of samples whose media cannot be read; they are in the ledger.
+    """
     from graftlm.backbones import home
     from graftlm.features import CachedEncoder
 
-    by_kind: dict[str, list[MediaPart]] = {}
+    media: dict[str, list[tuple[MediaPart, Sample]]] = {}
     for sample in samples:
         sentence = blind(sample.sentence) if recipe.data.blind else sample.sentence
         for part in sentence.media():
-            by_kind.setdefault(type(part).__name__.lower(), []).append(part)
+            media.setdefault(type(part).__name__.lower(), []).append((part, sample))
+    bad: set[str] = set()
     for modality, encoder in list(system.encoders.items()):
         if any(parameter.requires_grad for parameter in encoder.parameters()):
             continue
+        assert isinstance(encoder, Encoder)
         cached = CachedEncoder(encoder, home() / "features")
-        cached.build(by_kind.get(modality, []), workers=recipe.run.workers, quiet=quiet)
+        given = media.get(modality, [])
+        stats = cached.build([part for part, _ in given], workers=recipe.run.workers, quiet=quiet)
+        for position, error in stats.bad.items():
+            key = given[position][1].key
+            bad.add(key)
+            ledger.add(error.reason, str(error), file=str(recipe.data.train.get("path", "")), row=key)
         system.encoders[modality] = cached
+    return bad
 
 
 def _fields(name: str) -> Any:

@@ -283,10 +283,11 @@ class Trainer:
             _seed_all(self._recipe.train.seed + 1_000_003 * rank)
             return False
         checkpoint = read_checkpoint(found)
-        if checkpoint.state.get("frozen") != guard.fingerprint:
+        before, now = str(checkpoint.state.get("frozen")), guard.fingerprint
+        if before != now:
             raise CheckpointError(
-                f"{found}: it was trained over other frozen parts "
-                f"(expected {str(checkpoint.state.get('frozen'))[:12]}, found {guard.fingerprint[:12]}); use the same backbones or a new run folder"
+                f"{found}: it was trained over other frozen parts (expected {before[:12]}, found {now[:12]}); "
+                "use the same backbones or a new run folder"
             )
         copy_into(self._system.trainable_state(), checkpoint.trainable, str(found / "trainable.safetensors"))
         load_optimizer_tensors(self._optimizer, checkpoint.optimizer, self._names)

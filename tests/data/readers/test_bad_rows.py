@@ -105,7 +105,9 @@ def test_a_bad_dialogue_is_left_out_with_its_reason(tmp_path: Path, case: str) -
 
 def test_a_line_that_is_not_utf8_is_left_out_and_a_bom_is_not(tmp_path: Path) -> None:
     files.photos(tmp_path, ["good.jpg"])
-    (tmp_path / "c.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b'\r\n{"image": "\xff\xfe"}\r\n\r\n')
+    (tmp_path / "c.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b'\r\n{"image": "\xff\xfe"}\r\n\r\n'
+    )
     ledger = Ledger()
     assert len(read_all({"path": str(tmp_path / "c.jsonl")}, ledger)) == 1
     assert ledger.reasons == {"bad-encoding": 1}
@@ -202,7 +204,12 @@ def write(content: str | bytes) -> Callable[[Path], None]:
         ("coco", "a.json", write(b"\xff\xfe\x00"), "expected JSON"),
         ("coco", "a.json", write("[]"), "expected a list 'images'"),
         ("karpathy", "a.json", write('{"images": []}'), "expected rows, found none"),
-        ("vqa", "a.json", write('{"questions": [], "x": {"question_id": 1, "image_id": 2}}'), "give its path as 'annotations'"),
+        (
+            "vqa",
+            "a.json",
+            write('{"questions": [], "x": {"question_id": 1, "image_id": 2}}'),
+            "give its path as 'annotations'",
+        ),
         ("webdataset", "a.tar", write("no tar at all, but long enough to look at" * 30), "expected a tar"),
         ("parquet", "a.parquet", write("PAR1 not really"), "expected a parquet file"),
         ("folder", "metadata.csv", write("file_name,text\n"), "expected rows, found none"),

@@ -73,7 +73,10 @@ def test_captions_of_one_photo_on_several_lines_are_joined(tmp_path: Path) -> No
     rows = [{"image": "a.jpg", "text": "one"}, {"image": "b.jpg", "text": "two"}, {"image": "a.jpg", "text": "three"}]
     path = files.jsonl(tmp_path / "pairs.jsonl", rows)
     assert said(samples({"path": str(path)})) == ["one", "three", "two"]
-    assert [sample.references for sample in samples({"path": str(path), "per": "media"})] == [("one", "three"), ("two",)]
+    assert [sample.references for sample in samples({"path": str(path), "per": "media"})] == [
+        ("one", "three"),
+        ("two",),
+    ]
 
 
 def test_a_json_list_of_captioned_rows_is_read_as_jsonl_is(tmp_path: Path) -> None:
@@ -128,7 +131,13 @@ def test_karpathys_restval_counts_as_train_unless_told_otherwise(
 ) -> None:
     files.photos(tmp_path / "val2014", ["1.jpg", "2.jpg", "3.jpg"])
     images = [
-        {"filename": f"{n}.jpg", "filepath": "val2014", "split": split, "sentences": [{"raw": f"caption {n}"}], "cocoid": n}
+        {
+            "filename": f"{n}.jpg",
+            "filepath": "val2014",
+            "split": split,
+            "sentences": [{"raw": f"caption {n}"}],
+            "cocoid": n,
+        }
         for n, split in ((1, "train"), (2, "restval"), (3, "test"))
     ]
     (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
@@ -148,7 +157,10 @@ def test_a_cc3m_tsv_holds_caption_and_local_picture(tmp_path: Path) -> None:
 
 
 def test_webdataset_tars_pair_pictures_with_txt_or_json(tmp_path: Path) -> None:
-    files.tar(tmp_path / "s-000.tar", {"x/01.jpg": files.jpeg(1), "x/01.txt": "one", "x/02.jpg": files.jpeg(2), "x/02.txt": "two"})
+    files.tar(
+        tmp_path / "s-000.tar",
+        {"x/01.jpg": files.jpeg(1), "x/01.txt": "one", "x/02.jpg": files.jpeg(2), "x/02.txt": "two"},
+    )
     body = json.dumps({"captions": ["three", "four"], "source": "web"})
     files.tar(tmp_path / "s-001.tar", {"03.json": body, "03.jpg": files.jpeg(3)})
     found = samples({"path": str(tmp_path / "s-{000..001}.tar")})
@@ -179,7 +191,9 @@ def test_a_folder_that_datasets_wrote_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = {"image": [{"bytes": files.jpeg(n), "path": None} for n in range(3)], "text": ["a", "b", "c"]}
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
-    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)}).save_to_disk(str(tmp_path / "d"))
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)}).save_to_disk(
+        str(tmp_path / "d")
+    )
     found = samples({"path": str(tmp_path / "d"), "split": "train"})
     assert said(found) == ["a", "b", "c"]
     (tmp_path / "2.jpg").write_bytes(files.jpeg(2))
@@ -188,7 +202,9 @@ def test_a_folder_that_datasets_wrote_is_read(tmp_path: Path) -> None:
 
 def test_a_question_becomes_prompt_and_target(tmp_path: Path) -> None:
     files.photos(tmp_path, ["a.jpg"])
-    files.jsonl(tmp_path / "qa.jsonl", [{"image": "a.jpg", "question": "What is it?", "answers": ["dog", "cat", "cat"]}])
+    files.jsonl(
+        tmp_path / "qa.jsonl", [{"image": "a.jpg", "question": "What is it?", "answers": ["dog", "cat", "cat"]}]
+    )
     (found,) = samples({"path": str(tmp_path)})
     assert found.sentence.parts[1:] == (Text("Question: What is it? Answer:"), Text(" cat", target=True))
     assert found.references == ("dog", "cat", "cat")
@@ -227,7 +243,10 @@ def test_messages_take_their_pictures_from_the_row(tmp_path: Path) -> None:
     files.photos(tmp_path, ["a.jpg", "b.jpg"])
     messages = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "And "}, {"type": "image", "path": "b.jpg"}]},
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": "And "}, {"type": "image", "path": "b.jpg"}],
+        },
         {"role": "assistant", "content": "Two dogs."},
     ]
     files.jsonl(tmp_path / "chat.jsonl", [{"messages": messages, "images": ["a.jpg"]}])
@@ -264,5 +283,5 @@ def test_llavas_marks_become_pictures_only_where_there_is_one(tmp_path: Path) ->
 
 
 def test_a_sample_survives_json(tmp_path: Path) -> None:
-    for sample in read(({"path": str(files.captioned(tmp_path))})):
+    for sample in read({"path": str(files.captioned(tmp_path))}):
         assert Sentence.from_json(json.loads(json.dumps(sample.sentence.to_json()))) == sample.sentence

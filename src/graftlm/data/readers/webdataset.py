@@ -91,10 +91,10 @@ def read(spec: Spec, ledger: Ledger) -> Samples[PhotoRow] | Stream[Member]:
 def members(tar: str, ledger: Ledger) -> list[Member]:
     """The base names of a tar in order, from its headers. Raises: DataError when it is no tar."""
     groups: dict[str, dict[str, Slice]] = {}
-    repeated: list[Member] = []
+    repeated: dict[str, None] = {}
     size = Path(tar).stat().st_size if Path(tar).is_file() else 0
     last = ""
-    for info in _headers(tar, ledger):
+    for info in _headers(tar, size, ledger):
         key, suffix = _split_name(info.name)
         if not info.isfile() or not suffix or Path(key).name.startswith("."):
             continue
@@ -105,11 +105,12 @@ def members(tar: str, ledger: Ledger) -> list[Member]:
             continue
         files = groups.setdefault(key, {})
         if suffix in files or (files and key != last):
-            repeated.append(Member(key, {}, is_repeated=True))
+            repeated[key] = None
         else:
             files[suffix] = Slice(tar, info.offset_data, info.size)
         last = key
-    return [*(Member(key, files) for key, files in groups.items()), *dict.fromkeys(repeated)]
+    good = [Member(key, files) for key, files in groups.items()]
+    return [*good, *(Member(key, {}, is_repeated=True) for key in repeated)]
 
 
 def photo(member: Member, style: CaptionStyle, place: tuple[Ledger, str, int]) -> PhotoRow:
@@ -127,17 +128,18 @@ def photo(member: Member, style: CaptionStyle, place: tuple[Ledger, str, int]) -
     return PhotoRow(member.key, image, captions, base.extras(metadata, base.TEXT_COLUMNS))
 
 
-def _headers(tar: str, ledger: Ledger) -> Iterator[tarfile.TarInfo]:
-    started = False
+def _headers(tar: str, size: int, ledger: Ledger) -> Iterator[tarfile.TarInfo]:
+    last: tarfile.TarInfo | None = None
     try:
         with tarfile.open(tar, mode="r:") as archive:
             for info in archive:
-                started = True
+                last = info
                 yield info
     except (tarfile.TarError, OSError, EOFError) as error:
-        if not started:
+        if last is None:
             raise DataError(f"{tar}: expected a tar, found something else ({error}); unpack it") from None
-        ledger.add("truncated-archive", f"expected more members, found the end of the tar ({error})", file=tar)
+        if last.offset_data + last.size <= size:  # else its member was written down already
+            ledger.add("truncated-archive", f"expected more members, found the end of the tar ({error})", file=tar)
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -55,4 +55,5 @@ def _correct(counted: Counted, n: int) -> Floats:
     most = np.zeros(len(keys), dtype=np.int64)
     np.maximum.at(most, groups, order.count[theirs])
     clipped = np.minimum(order.count[own], look_up(keys, most, order.sentence[own] * width + order.gram[own]))
-    return np.bincount(order.sentence[own], weights=clipped, minlength=counted.num_predictions)
+    total = np.bincount(order.sentence[own], weights=clipped, minlength=counted.num_predictions)
+    return np.asarray(total, dtype=np.float64)

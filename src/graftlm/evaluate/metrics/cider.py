@@ -40,7 +40,9 @@ def _similarity(counted: Counted, n: int) -> Floats:
     products = np.minimum(mine, weight[theirs]) * weight[theirs]
     dots = np.bincount(reference - first, weights=products, minlength=len(counted.lengths) - first)
     norms = norm[counted.owner[first:]] * norm[first:]
-    return np.asarray(np.divide(dots, norms, out=np.zeros_like(dots), where=norms != 0), dtype=np.float64)
+    found = np.zeros(len(dots), dtype=np.float64)
+    np.divide(dots, norms, out=found, where=norms != 0)
+    return found
 
 
 def _idf(counted: Counted, n: int) -> Floats:

@@ -1,8 +1,13 @@
-"""METEOR and SPICE through the original Java programs, where Java and `pycocoevalcap` are found; never required."""
+"""METEOR and SPICE by the original Java programs, where Java and `pycocoevalcap` are found; never required.
+
+METEOR (Denkowski and Lavie 2014) is spoken to line by line, as coco-caption does it; SPICE (Anderson et al. 2016,
+arXiv:1607.08822) needs parser models that its package fetches on first use, so it runs only where they lie already.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import shutil
@@ -10,12 +15,17 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, TypeAlias
 
 from graftlm.evaluate.metrics.ptb import tokenize
 
-Captions: TypeAlias = dict[int, list[str]]
+Groups: TypeAlias = list[list[str]]
 _FAILURES = (ImportError, OSError, ValueError, KeyError, IndexError, AttributeError, subprocess.SubprocessError)
+_METEOR = ("java", "-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm")
+
+
+class _AbsentError(ValueError):
+    """What a program needs is not on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,41 +46,63 @@ def missing() -> str:
 
 
 def scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> JavaScores:
-    """METEOR, and SPICE where its parser models lie on this machine; a failure becomes a note."""
+    """METEOR and SPICE in percent; a program that fails becomes a note."""
     why = missing()
     if why:
         return JavaScores(notes=(f"METEOR and SPICE left out: {why}",))
-    hypotheses = {number: [" ".join(tokenize(text))] for number, text in enumerate(predictions)}
-    accepted = {number: [" ".join(tokenize(text)) for text in group] for number, group in enumerate(references)}
+    spoken = [" ".join(tokenize(text)) for text in predictions]
+    accepted = [[" ".join(tokenize(text)) for text in group] for group in references]
     metrics: dict[str, float] = {}
     notes: list[str] = []
-    for name, compute in (("METEOR", _meteor), ("SPICE", _spice)):
+    programs: dict[str, Callable[[list[str], Groups], float]] = {"METEOR": _meteor, "SPICE": _spice}
+    for name, program in programs.items():
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                value = compute(accepted, hypotheses)
+            metrics[name] = 100.0 * program(spoken, accepted)
+        except _AbsentError as error:
+            notes.append(f"{name} left out: {error}")
         except _FAILURES as error:
             notes.append(f"{name} left out: the Java program failed ({type(error).__name__}: {error})")
-            continue
-        if value is not None:
-            metrics[name] = 100.0 * value
     return JavaScores(metrics, tuple(notes))
 
 
-def _meteor(references: Captions, predictions: Captions) -> float:
-    scorer = _scorer("meteor.meteor", "Meteor")()
-    value, _ = scorer.compute_score(references, predictions)
-    return float(value)
-
-
-def _spice(references: Captions, predictions: Captions) -> float | None:
+def _package() -> Path:
     spec = importlib.util.find_spec("pycocoevalcap")
-    folder = Path(next(iter(spec.submodule_search_locations or [""]))) / "spice" / "lib" if spec else Path()
-    if not list(folder.glob("stanford-corenlp-*-models.jar")):
-        return None  # the package would download 400 MB of parser models here
-    value, _ = _scorer("spice.spice", "Spice")().compute_score(references, predictions)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
+        raise _AbsentError("the package 'pycocoevalcap' is gone")
+    return Path(folders[0])
+
+
+def _meteor(predictions: list[str], references: Groups) -> float:
+    folder = _package() / "meteor"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(_METEOR, cwd=folder, text=True, encoding="utf-8", **pipes) as process:  # type: ignore[call-overload]
+        given, answered = process.stdin, process.stdout
+        assert given is not None
+        assert answered is not None
+        counted = []
+        for text, group in zip(predictions, references, strict=True):
+            counted.append(_ask(given, answered, ["SCORE", *map(_one_line, group), _one_line(text)]))
+        _ask(given, answered, ["EVAL", *counted])  # the first photo's score; the corpus's comes after the last
+        for _ in predictions[1:]:
+            answered.readline()
+        return float(answered.readline())
+
+
+def _ask(given: IO[str], answered: IO[str], fields: list[str]) -> str:
+    given.write(" ||| ".join(fields) + "\n")
+    given.flush()
+    return answered.readline().strip()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("|||", "").split())
+
+
+def _spice(predictions: list[str], references: Groups) -> float:
+    if not list((_package() / "spice" / "lib").glob("stanford-corenlp-*-models.jar")):
+        raise _AbsentError("its parser models are not on this machine; fetch them with pycocoevalcap (about 400 MB)")
+    scorer = importlib.import_module("pycocoevalcap.spice.spice").Spice()
+    with contextlib.redirect_stdout(io.StringIO()):
+        value, _ = scorer.compute_score(dict(enumerate(references)), {n: [text] for n, text in enumerate(predictions)})
     return float(value)
-
-
-def _scorer(module: str, name: str) -> Callable[[], Any]:
-    found: Callable[[], Any] = getattr(importlib.import_module(f"pycocoevalcap.{module}"), name)
-    return found

@@ -50,6 +50,7 @@ class Counted:
 
     @property
     def num_predictions(self) -> int:
+        """P."""
         return len(self.num_references)
 
     def split(self, order: Grams) -> tuple[slice, slice]:

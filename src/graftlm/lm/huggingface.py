@@ -1,0 +1,441 @@
+"""Any causal language model of transformers, unmodified, behind the one call.
+
+The decoder keeps its module tree and its bytes. Embeddings go in as `inputs_embeds`; a prefix goes in as past keys and
+values; memory travels as a keyword argument that hooks take off. Positions always come from the mask: the defaults of
+several families count padding.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+from graftlm.errors import BackboneError, MissingExtraError, ShapeError, UnsupportedLMError
+from graftlm.lm import attention
+from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, LMOutput, PrefixGeometry
+from graftlm.lm.checks import check_inputs, position_ids
+from graftlm.lm.fingerprint import model_fingerprint
+from graftlm.lm.hooks import KEYWORD, MemoryHooks, Probe
+from graftlm.lm.tokenizer import TextTokenizer
+
+AttentionInterface.register(attention.NAME, attention.grouped_attention)
+AttentionMaskInterface.register(attention.NAME, eager_mask)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
+_PROBE_LENGTH = 4
+_UNBOUNDED = 1 << 20
+
+
+class KVCache(Cache):
+    """Keys and values of the past, written in place: one tensor per layer, no concatenation per step.
+
+    It holds every position, also where a layer looks back through a sliding window: the mask does the sliding.
+
+    Shapes:
+        store: per layer (2, rows, kv_heads, capacity, head_dim); mask: (rows, capacity) bool
+    """
+
+    def __init__(self, store: Sequence[Tensor], mask: Tensor, length: int = 0) -> None:
+        super().__init__(layers=[])
+        self.store = list(store)
+        self.mask = mask
+        self.length = length
+
+    def write_prefix(self, prefix: KVPrefix) -> None:
+        """Puts a prefix in front; the cache is empty."""
+        size = prefix.mask.shape[1]
+        for layer, kept in enumerate(self.store):
+            kept[0, :, :, :size] = prefix.keys[layer]
+            kept[1, :, :, :size] = prefix.values[layer]
+        self.mask[:, :size] = prefix.mask
+        self.length = size
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Writes a layer's new keys and values; returns all of them, (rows, kv_heads, S, head_dim)."""
+        kept, end = self.store[layer_idx], self.length + key_states.shape[2]
+        kept[0, :, :, self.length : end] = key_states
+        kept[1, :, :, self.length : end] = value_states
+        return kept[0, :, :, :end], kept[1, :, :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions held before the running call."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Positions attended to, and where they begin."""
+        return self.length + query_length, 0
+
+    def select(self, rows: Tensor) -> KVCache:
+        """A copy that holds the given rows."""
+        return KVCache([kept.index_select(1, rows) for kept in self.store], self.mask[rows], self.length)
+
+
+class PrefixCache(Cache):
+    """A prefix as the past of one call; gradients reach its keys and values."""
+
+    def __init__(self, prefix: KVPrefix, dtype: torch.dtype) -> None:
+        super().__init__(layers=[])
+        # unbind, not indexing: its backward is one stack instead of one padded sum per layer.
+        self.keys = prefix.keys.to(dtype).unbind(0)
+        self.values = prefix.values.to(dtype).unbind(0)
+        self.length = prefix.mask.shape[1]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The prefix followed by a layer's keys and values; nothing is kept."""
+        key = torch.cat([self.keys[layer_idx], key_states], dim=2)
+        return key, torch.cat([self.values[layer_idx], value_states], dim=2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """P."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Positions attended to, and where they begin."""
+        return self.length + query_length, 0
+
+
+class HuggingFaceLM(LanguageModel):
+    """An unmodified causal LM of transformers; `model` is the LM itself.
+
+    Every family is tried once when it is built: its logits through the one call must equal its own.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, fingerprint: str, *, name: str) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.name = name
+        self.fingerprint = fingerprint
+        self._config = model.config.get_text_config()
+        self.tokenizer = TextTokenizer(tokenizer, name=name, eos_id=_first(self._config.eos_token_id))
+        self._decoder, self._layers = self._find_decoder()
+        accepted = inspect.signature(self._decoder.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._hooks: MemoryHooks | None = None
+        self.dim = model.get_input_embeddings().weight.shape[1]
+        self.vocab_size = model.get_output_embeddings().weight.shape[0]
+        self.context_length = getattr(self._config, "max_position_embeddings", None) or _UNBOUNDED
+        self._kv_shapes: list[tuple[int, int]] = []
+        self._try_out()
+
+    @classmethod
+    def from_model(cls, model: Any, tokenizer: Any, fingerprint: str | None = None) -> HuggingFaceLM:
+        """Wraps a model that is already in memory. Raises: UnsupportedLMError when it does not fit the one call."""
+        name = str(getattr(model.config, "name_or_path", "") or model.config.model_type)
+        lm = cls(model, tokenizer, fingerprint or "", name=name)
+        if fingerprint is None:
+            weights = model.state_dict()
+            ordered = ((key, weights[key]) for key in sorted(weights))
+            settings = TextTokenizer(tokenizer, name=name, eos_id=lm.tokenizer.eos_id).settings()
+            lm.fingerprint = model_fingerprint(ordered, model.config.to_dict(), settings)
+        return lm
+
+    @classmethod
+    def load(cls, folder: Path, *, name: str, precision: str, fingerprint: str) -> HuggingFaceLM:
+        """A model from a folder of safetensors.
+
+        Raises: BackboneError when it cannot be read; MissingExtraError for int8 or nf4 without bitsandbytes.
+        """
+        with _as_backbone_error(f"language model '{name}'"), _quiet():
+            model = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, **_precision(precision))
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        return cls(model, tokenizer, fingerprint, name=name)
+
+    @property
+    def prefix_geometry(self) -> PrefixGeometry:
+        """Read off the keys of a trial. Raises: UnsupportedLMError where layers differ or keep no keys."""
+        if len(set(self._kv_shapes)) != 1:
+            raise UnsupportedLMError(
+                f"{self._family}: expected the same number and width of key heads in every layer, found "
+                f"{sorted(set(self._kv_shapes)) or 'none'}; a per-layer prefix does not fit, use embeddings"
+            )
+        heads, width = self._kv_shapes[0]
+        return PrefixGeometry(len(self._kv_shapes), heads, width)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input vectors: (B, L) long to (B, L, D)."""
+        vectors: Tensor = self.model.get_input_embeddings()(ids)
+        return vectors
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states, with the family's own scale or cap."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        if (scale := getattr(self._config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * scale
+        if (divisor := getattr(self._config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / divisor
+        if (cap := getattr(self._config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def forward(self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None) -> LMOutput:
+        """One pass; see `LanguageModel.forward`. Raises: UnsupportedLMError for a prefix under checkpointing."""
+        has_blocks = self._hooks is not None and bool(self._hooks.blocks)
+        check_inputs(self, inputs, past=0 if cache is None else cache.length, has_blocks=has_blocks)
+        past, mask = self._past(inputs, cache)
+        length = inputs.embeds.shape[1]
+        arguments: dict[str, Any] = {"attention_mask": mask, "past_key_values": past, "use_cache": past is not None}
+        if self._takes_positions:
+            arguments["position_ids"] = position_ids(mask, length)
+        if inputs.memory is not None:
+            arguments[KEYWORD] = inputs.memory
+        found = self._decoder(inputs_embeds=inputs.embeds.to(self._dtype), **arguments)
+        if cache is not None:
+            cache.length += length
+        hidden: Tensor = found.last_hidden_state
+        return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache)
+
+    def new_cache(self, rows: int, length: int) -> KVCache:
+        """An empty cache for `rows` rows of at most `length` positions, prefix included."""
+        if not self._kv_shapes:
+            raise UnsupportedLMError(f"{self._family}: its layers keep no keys and values, so it cannot be cached here")
+        device = self.model.get_input_embeddings().weight.device
+        store = [
+            torch.empty(2, rows, heads, length, width, dtype=self._dtype, device=device)
+            for heads, width in self._kv_shapes
+        ]
+        return KVCache(store, torch.zeros(rows, length, dtype=torch.bool, device=device))
+
+    def select_cache(self, cache: Any, rows: Tensor) -> KVCache:
+        """The given rows, in the given order; the old cache stays as it was."""
+        selected: KVCache = cache.select(rows)
+        return selected
+
+    def add_lora(self, rank: int) -> None:
+        """Adds trainable float32 updates to every linear map of the decoder, in place.
+
+        Raises: MissingExtraError without peft.
+        """
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError:
+            raise MissingExtraError("peft", "scale", "LoRA") from None
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), self.model)
+        for name, parameter in self.model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)
+
+    def attach_cross_attention(self, blocks: Mapping[int, nn.Module]) -> None:
+        """Applies ``block(hidden, memory)`` before layer i. Raises: UnsupportedLMError when a layer is not reached."""
+        missing = sorted(set(blocks) - set(range(len(self._layers))))
+        if missing:
+            raise UnsupportedLMError(f"{self._family} has {len(self._layers)} layers, found a block for {missing[0]}")
+        if self._hooks is None:
+            self._hooks = MemoryHooks(self._layers)
+        probe = Probe()
+        with torch.no_grad(), self._as_unsupported("its layers do not take the memory"):
+            self._decoder(inputs_embeds=self.embed(self._trial_ids()[:, :1]), use_cache=False, **{KEYWORD: probe})
+        if len(probe.reached) != len(self._layers):
+            raise UnsupportedLMError(
+                f"{self._family}: memory reached {len(probe.reached)} of {len(self._layers)} decoder layers; "
+                "this family cannot take cross-attention, choose another language model"
+            )
+        self._hooks.set_blocks(blocks)
+
+    @property
+    def _family(self) -> str:
+        return f"language model '{self.name}' ({self._config.model_type})"
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    def _past(self, inputs: LMInputs, cache: KVCache | None) -> tuple[Cache | None, Tensor]:
+        """What the decoder is to continue, and the mask (B, past + L) of all of it."""
+        prefix = inputs.prefix
+        if cache is not None:
+            if prefix is not None:
+                cache.write_prefix(prefix)
+            end = cache.length + inputs.mask.shape[1]
+            if cache.mask.shape[0] != len(inputs) or end > cache.mask.shape[1]:
+                raise ShapeError(
+                    f"a cache for {cache.mask.shape[0]} rows of {cache.mask.shape[1]} positions, {cache.length} in "
+                    f"use, was given {len(inputs)} rows of {inputs.mask.shape[1]} more; ask new_cache for more"
+                )
+            cache.mask[:, cache.length : end] = inputs.mask
+            return cache, cache.mask[:, :end]
+        if prefix is None:
+            return None, inputs.mask
+        if self.model.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self._layers):
+            raise UnsupportedLMError(
+                f"{self._family}: a per-layer prefix is lost under gradient checkpointing; "
+                "call model.gradient_checkpointing_disable(), or let media enter as embeddings"
+            )
+        return PrefixCache(prefix, self._dtype), torch.cat([prefix.mask, inputs.mask], dim=1)
+
+    def _find_decoder(self) -> tuple[Any, list[nn.Module]]:
+        """The network below the output matrix, and its layers in order."""
+        decoder, head = self.model.base_model, self.model.get_output_embeddings()
+        count = getattr(self._config, "num_hidden_layers", None)
+        lists = [part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
+        if decoder is self.model or head is None or not lists:
+            raise UnsupportedLMError(
+                f"{self._family}: expected a decoder with a list of {count} layers and an output matrix, found "
+                f"{type(self.model).__name__}; choose a causal language model"
+            )
+        return decoder, list(lists[0])
+
+    def _trial_ids(self) -> Tensor:
+        device = self.model.get_input_embeddings().weight.device
+        return torch.arange(_PROBE_LENGTH, device=device)[None] % self.vocab_size  # (1, T)
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Compares the one call with the model's own, and reads the shape of its keys."""
+        ids, own = self._trial_ids(), DynamicCache()
+        with self._as_unsupported("it does not run on ids"):
+            wanted = self.model(input_ids=ids, past_key_values=own, use_cache=True).logits.float()
+        keys: list[Any] = [getattr(layer, "keys", None) for layer in own.layers]
+        shapes = [tuple(key.shape) for key in keys if key is not None]
+        if len(shapes) == len(self._layers):
+            self._kv_shapes = [(shape[1], shape[3]) for shape in shapes]
+        default = self.model.config._attn_implementation
+        on_cpu = ids.device.type == "cpu" and default in ("sdpa", "eager")
+        names = [attention.NAME, default] if on_cpu else [default]
+        for name in names:
+            self.model.set_attn_implementation(name)
+            inputs = LMInputs(self.embed(ids), torch.ones_like(ids, dtype=torch.bool))
+            with self._as_unsupported("it does not run on embeddings"):
+                found = self(inputs).logits.float()
+            if (found - wanted).norm() <= (1e-4 if self._dtype == torch.float32 else 0.1) * wanted.norm():
+                return
+        raise UnsupportedLMError(
+            f"{self._family}: its logits change on the way through embeddings and output matrix; "
+            "this family does something in between that is not supported, choose another language model"
+        )
+
+    @contextmanager
+    def _as_unsupported(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+            raise UnsupportedLMError(f"{self._family}: {what} ({_first_line(error)})") from None
+
+
+def convert_gguf(source: Path, folder: Path, name: str) -> str:
+    """Writes a GGUF file as bfloat16 safetensors with its tokenizer; returns the fingerprint.
+
+    Raises: BackboneError when the file cannot be read.
+    """
+    from transformers import GgufConfig
+
+    with _as_backbone_error(f"language model '{name}': {source}"), _quiet(), _read_once():
+        where = {"gguf_file": source.name}
+        model = AutoModelForCausalLM.from_pretrained(
+            str(source.parent), quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **where
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(source.parent), **where)
+        model.config.name_or_path = name
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+    return fingerprint_folder(folder, name)
+
+
+def fingerprint_folder(folder: Path, name: str) -> str:
+    """Fingerprint of a folder of safetensors, read tensor by tensor. Raises: BackboneError when it has none."""
+    from safetensors import safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise BackboneError(f"language model '{name}': expected *.safetensors in {folder}, found none")
+    with _as_backbone_error(f"language model '{name}'"), _quiet():
+        tokenizer = TextTokenizer(AutoTokenizer.from_pretrained(str(folder)), name=name, eos_id=-1)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        with ExitStack() as stack:
+            opened = [stack.enter_context(safe_open(str(file), framework="pt")) for file in files]
+            places = {key: file for file in opened for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            weights = ((key, places[key].get_tensor(key)) for key in sorted(places))
+            return model_fingerprint(weights, config, tokenizer.settings())
+
+
+def _precision(precision: str) -> dict[str, Any]:
+    """Arguments of `from_pretrained`. Raises: BackboneError for an unknown one; MissingExtraError."""
+    if precision in _DTYPES:
+        return {"dtype": _DTYPES[precision]}
+    if precision not in ("int8", "nf4"):
+        raise BackboneError(f"system.precision: expected float32, bfloat16, int8 or nf4, found '{precision}'")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "quant", f"a language model in {precision}")
+    import transformers
+
+    make: Any = transformers.BitsAndBytesConfig
+    if precision == "int8":
+        return {"dtype": torch.bfloat16, "quantization_config": make(load_in_8bit=True)}
+    config = make(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"dtype": torch.bfloat16, "quantization_config": config}
+
+
+def _first(value: Any) -> int | None:
+    """A config's EOS may be one id or several."""
+    found: int | None = value[0] if isinstance(value, list) else value
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _as_backbone_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except _LOADING_ERRORS as error:
+        advice = "check the name, or fetch it anew"
+        raise BackboneError(f"{what} cannot be read ({_first_line(error)}); {advice}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers prints bars and advice of its own while it loads."""
+    import transformers.utils.logging as transformers_logging
+
+    logging: Any = transformers_logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """transformers parses a GGUF file three times and builds its table of names once per module: 20 s of 27.
+
+    Its bar goes to stderr whatever its settings, so stderr is held back meanwhile.
+    """
+    import gguf as gguf_package
+
+    gguf: Any = gguf_package
+    names = ("GGUFReader", "get_tensor_name_map")
+    kept = {name: getattr(gguf, name) for name in names}
+    try:
+        for name, function in kept.items():
+            setattr(gguf, name, functools.cache(function))
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for name, function in kept.items():
+            setattr(gguf, name, function)

@@ -1,0 +1,43 @@
+"""`graft data check` prints what it found and exits 1 when nothing can be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from graftlm.cli.main import main
+from tests.data.readers import files
+
+
+def test_the_check_prints_counts_reasons_and_the_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = files.captioned(tmp_path)
+    (folder / "images" / "b.jpg").write_bytes(b"no picture")
+    bad, sheet = tmp_path / "bad.jsonl", tmp_path / "sheet.png"
+    assert main(["data", "check", str(folder), "--sheet", str(sheet), "--bad-samples", str(bad)]) == 0
+    out = capsys.readouterr().out
+    for words in ("reader jsonl", "samples    5", "1 unreadable-image", "b.jpg", str(sheet), "median 3"):
+        assert words in out
+    assert sheet.is_file()
+    assert json.loads(bad.read_text())["reason"] == "unreadable-image"
+
+
+def test_json_is_one_object_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = files.captioned(tmp_path)
+    sheet = str(tmp_path / "s.png")
+    assert main(["data", "check", str(folder), "--split", "train", "--sheet", sheet, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["samples"], found["photos"], found["split"], found["sheet"]) == (3, 2, "train", sheet)
+
+
+def test_nothing_usable_is_exit_code_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    assert main(["data", "check", str(tmp_path)]) == 1
+    assert "no photo could be decoded" in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path / "gone")]) == 1
+    assert "check the path" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_exit_code_two(tmp_path: Path) -> None:
+    assert main(["data", "check", str(tmp_path), "--colour"]) == 2

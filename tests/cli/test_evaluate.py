@@ -1,0 +1,96 @@
+"""`graft evaluate` over a toy graft and a folder of captions: the contract of answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from graftlm import backbones, grafts
+from graftlm.cli.main import main
+from graftlm.evaluate.metrics import java
+from graftlm.systems.base import System, system_class
+from tests.pictures import picture
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> System:
+    torch.manual_seed(0)
+    cls = system_class("clipcap")
+    config = cls.Config(lm="toy", encoder="toy", precision="float32", mapper="mlp", num_tokens=2)
+    system = cls.build(config, backbones.load_parts(config)).eval()
+    monkeypatch.setattr(grafts, "load", lambda source: system)
+    monkeypatch.setattr(java, "missing", lambda: "is switched off")
+    return system
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = []
+    for seed in range(5):
+        picture(seed).save(folder / f"{seed}.png")
+        rows.append(
+            {"image": f"{seed}.png", "split": "test" if seed else "val", "captions": [f"thing {seed}", "a thing"]}
+        )
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def test_the_last_line_of_stdout_is_the_contracts_json_object(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["evaluate", "toy", "captioning", "--data", str(data), "--split", "test", "--limit", "3", "--json"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["task"], found["graft"], found["n"], found["seed"]) == ("captioning", "toy", 3, 0)
+    assert {"CIDEr", "BLEU-4", "ROUGE-L"} <= set(found["metrics"])
+    assert {"blind", "shuffled"} <= set(found["controls"])
+    assert set(found["controls"]["blind"]) == set(found["metrics"])
+    low, high = found["intervals"]["ROUGE-L"]
+    assert low <= found["metrics"]["ROUGE-L"] <= high
+    assert found["seconds"] > 0
+
+
+def test_people_get_a_table_and_no_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "toy", "exact", "--data", str(data), "--split", "test", "--controls", "none", "--beam", "1"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "accuracy" in out
+    assert "n = 4" in out
+    assert "blind" not in out
+
+
+def test_a_report_is_written_where_it_is_asked_for(data: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "toy", "captioning", "--data", str(data), "--controls", "blind", "--json"]
+    assert main([*command, "--report", str(tmp_path / "out")]) == 0
+    assert len(json.loads((tmp_path / "out" / "captioning.json").read_text("utf-8"))["rows"]) == 5
+    assert "<!doctype html>" in (tmp_path / "out" / "captioning.html").read_text("utf-8")
+
+
+def test_a_run_keeps_its_reports_with_its_curve(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "graft").mkdir(parents=True)
+    steps = [{"event": "train", "step": step, "loss": 3.0 - step} for step in range(3)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps), encoding="utf-8")
+    assert main(["evaluate", str(run / "graft"), "captioning", "--data", str(data), "--controls", "none"]) == 0
+    assert "<polyline" in (run / "reports" / "captioning.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["captionning", "--data", "."], 2, "did you mean 'captioning'"),
+        (["captioning", "--data", "no/such/folder"], 1, "no/such/folder"),
+        (["captioning"], 2, "--data"),
+    ],
+)
+def test_wrong_requests_say_what_to_do(
+    arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "toy", *arguments]) == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
