@@ -1,4 +1,4 @@
-"""One clean world per test run: its own GRAFTLM_HOME, no network, two threads."""
+"""One clean world per test run: its own GRAFTLM_HOME, no network, one thread."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def graftlm_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    """Two threads of torch whatever the machine, so that times and sums do not depend on it."""
+def one_thread() -> None:
+    """One thread of torch: the tensors of tests are small, and sums must not depend on the machine."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

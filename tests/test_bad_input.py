@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
 import struct
@@ -312,6 +313,7 @@ def run_folder_that_is_a_file(folder: Path) -> list[str]:
 def toy_graft() -> Path:
     """A good graft over the toy parts; it outlives a test, so that it is built once."""
     folder = Path(tempfile.mkdtemp(prefix="graftlm_toy_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     cls = system_class("clipcap")
     config = cls.Config(lm="toy", encoder="toy", precision="float32")
     return grafts.save(cls.build(config, load_parts(config)), folder)
@@ -448,7 +450,7 @@ def unknown_encoder(folder: Path) -> list[str]:
     return ["cache", "build", str(folder), "--encoder", "no-such-encoder"]
 
 
-@bad("captionning", "captioning")
+@bad("captionning", "captioning", code=2)
 def unknown_task(folder: Path) -> list[str]:
     return ["evaluate", str(toy_graft()), "captionning", "--data", str(folder), "--split", "test"]
 

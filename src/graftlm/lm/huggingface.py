@@ -29,6 +29,7 @@ from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, LMOutput, PrefixG
 from graftlm.lm.checks import check_inputs, position_ids
 from graftlm.lm.fingerprint import model_fingerprint
 from graftlm.lm.hooks import KEYWORD, MemoryHooks, Probe
+from graftlm.lm.packed_llama import PackedLlama, is_packable
 from graftlm.lm.tokenizer import TextTokenizer
 
 AttentionInterface.register(attention.NAME, attention.grouped_attention)
@@ -49,11 +50,14 @@ class KVCache(Cache):
         store: per layer (2, rows, kv_heads, capacity, head_dim); mask: (rows, capacity) bool
     """
 
-    def __init__(self, store: Sequence[Tensor], mask: Tensor, length: int = 0) -> None:
+    def __init__(
+        self, store: Sequence[Tensor], mask: Tensor, length: int = 0, *, packed: PackedLlama | None = None
+    ) -> None:
         super().__init__(layers=[])
         self.store = list(store)
         self.mask = mask
         self.length = length
+        self.packed = packed
 
     def write_prefix(self, prefix: KVPrefix) -> None:
         """Puts a prefix in front; the cache is empty."""
@@ -83,7 +87,8 @@ class KVCache(Cache):
 
     def select(self, rows: Tensor) -> KVCache:
         """A copy that holds the given rows."""
-        return KVCache([kept.index_select(1, rows) for kept in self.store], self.mask[rows], self.length)
+        store = [kept.index_select(1, rows) for kept in self.store]
+        return KVCache(store, self.mask[rows], self.length, packed=self.packed)
 
 
 class PrefixCache(Cache):
@@ -133,6 +138,7 @@ class HuggingFaceLM(LanguageModel):
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.context_length = getattr(self._config, "max_position_embeddings", None) or _UNBOUNDED
         self._kv_shapes: list[tuple[int, int]] = []
+        self._packed: PackedLlama | None = None
         self._try_out()
 
     @classmethod
@@ -191,6 +197,10 @@ class HuggingFaceLM(LanguageModel):
         check_inputs(self, inputs, past=0 if cache is None else cache.length, has_blocks=has_blocks)
         past, mask = self._past(inputs, cache)
         length = inputs.embeds.shape[1]
+        if cache is not None and cache.packed is not None and inputs.memory is None and not torch.is_grad_enabled():
+            hidden, logits = cache.packed(inputs.embeds.to(self._dtype), inputs.mask, cache, at)
+            cache.length += length
+            return LMOutput(logits, hidden, cache)
         arguments: dict[str, Any] = {"attention_mask": mask, "past_key_values": past, "use_cache": past is not None}
         if self._takes_positions:
             arguments["position_ids"] = position_ids(mask, length)
@@ -199,7 +209,7 @@ class HuggingFaceLM(LanguageModel):
         found = self._decoder(inputs_embeds=inputs.embeds.to(self._dtype), **arguments)
         if cache is not None:
             cache.length += length
-        hidden: Tensor = found.last_hidden_state
+        hidden = found.last_hidden_state
         return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache)
 
     def new_cache(self, rows: int, length: int) -> KVCache:
@@ -211,7 +221,8 @@ class HuggingFaceLM(LanguageModel):
             torch.empty(2, rows, heads, length, width, dtype=self._dtype, device=device)
             for heads, width in self._kv_shapes
         ]
-        return KVCache(store, torch.zeros(rows, length, dtype=torch.bool, device=device))
+        mask = torch.zeros(rows, length, dtype=torch.bool, device=device)
+        return KVCache(store, mask, packed=self._packed_weights())
 
     def select_cache(self, cache: Any, rows: Tensor) -> KVCache:
         """The given rows, in the given order; the old cache stays as it was."""
@@ -281,6 +292,14 @@ class HuggingFaceLM(LanguageModel):
                 "call model.gradient_checkpointing_disable(), or let media enter as embeddings"
             )
         return PrefixCache(prefix, self._dtype), torch.cat([prefix.mask, inputs.mask], dim=1)
+
+    def _packed_weights(self) -> PackedLlama | None:
+        """The decoder's weights in the kernels' order, where that is possible; they are looked at for each cache."""
+        packed, head = self._packed, self.model.get_output_embeddings()
+        if packed is None or not packed.fits(self._decoder, head):
+            packed = PackedLlama(self._decoder, head) if is_packable(self._decoder, head) else None
+            self._packed = packed
+        return packed  # two threads may both pack at first: the same twice
 
     def _find_decoder(self) -> tuple[Any, list[nn.Module]]:
         """The network below the output matrix, and its layers in order."""

@@ -118,22 +118,16 @@ class PackedLlama:
         length = mask.shape[1]
         usable = past.mask[:, : past.length + length]  # (B, S)
         positions = (usable.long().cumsum(dim=1) - 1)[:, past.length :][mask]  # (T,)
-        cos, sin = self._decoder.rotary_emb(self._output_like(mask), positions[None])  # (1, T, d)
+        cos, sin = self._decoder.rotary_emb(self._decoder.norm.weight, positions[None])  # (1, T, d)
         half = self._width // 2
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
         rotated = (len(rows), self._heads + self._groups, self._width)
         still = (len(rows), self._groups, self._width)
         cos = torch.cat([cos[0, :, None].expand(rotated), cos.new_ones(still)], dim=1)
         sin = torch.cat([sin[0, :, None].expand(rotated), sin.new_zeros(still)], dim=1)
-        causal = torch.ones(length, usable.shape[1], dtype=torch.bool).tril(past.length)
-        barred = ~(usable[:, None] & causal)  # (B, L, S)
-        added = torch.zeros(barred.shape, dtype=cos.dtype).masked_fill_(barred, float("-inf"))
+        seen = usable[:, None].expand(-1, length, -1).tril(past.length)  # (B, L, S)
+        added = torch.zeros(seen.shape, dtype=cos.dtype).masked_fill_(~seen, float("-inf"))
         return _Places(rows, columns, added.repeat(1, self._heads // self._groups, 1)[:, None], cos, sin)
-
-    def _output_like(self, mask: Tensor) -> Tensor:
-        """An empty tensor of the decoder's type, from which rotary embeddings read type and device."""
-        weight: Tensor = self._decoder.norm.weight
-        return weight.new_empty(0)
 
     def _apply(
         self, layer: _Layer, states: Tensor, kept: Tensor, places: _Places, start: int, mask: Tensor
@@ -175,7 +169,7 @@ class PackedLlama:
 
 
 def is_packable(decoder: nn.Module, head: nn.Module) -> bool:
-    """Whether the decoder is a frozen, unhooked Llama in bfloat16 on a CPU whose kernels can be used, and not too big."""
+    """Whether the decoder is a frozen, unhooked Llama in bfloat16 on a CPU with such kernels, and not too big."""
     modules = [*decoder.modules(), head]
     weights = [*decoder.parameters(), *head.parameters()]
     return (
