@@ -23,8 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from graftlm.backbones import load_lm
-from graftlm.data.sentence import Sentence, Text
-from graftlm.data.tokenize import Layout, TokenBatch, tokenize
+from graftlm.data.tokenize import Row, TokenBatch, collate
 from graftlm.lm.base import LanguageModel
 from graftlm.lm.compose import compose
 from graftlm.lm.decode import Decoding, decode
@@ -47,12 +46,17 @@ PROMPTS = (
     "Write a caption for a photo of a man who rides a brown horse.",
     "Is ice cold?",
 )
+TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # ChatML without the template's system message
 
 
 def batch_of(lm: LanguageModel, rows: int) -> TokenBatch:
-    """The prompts in the LM's chat template, padded on the right."""
-    chosen = [PROMPTS[row % len(PROMPTS)] for row in range(rows)]
-    return tokenize([Sentence((Text(text, role="user"),)) for text in chosen], lm.tokenizer, Layout(bos="none"))
+    """The prompts as one turn each, about as long as a picture's soft tokens with a question; padded on the right."""
+    batch = []
+    for row in range(rows):
+        ids = lm.tokenizer.encode_template(TURN.format(PROMPTS[row % len(PROMPTS)]))
+        batch.append(Row())
+        batch[-1].add(ids, target=False, seen=0)
+    return collate(batch, pad_id=lm.tokenizer.pad_id, media_tokens=0)
 
 
 def ours(lm: LanguageModel, batch: TokenBatch, max_tokens: int) -> list[list[int]]:
@@ -125,9 +129,7 @@ def main() -> None:
     report(options, seconds, answers)
 
 
-def report(
-    options: argparse.Namespace, seconds: dict[str, list[float]], answers: dict[str, list[list[int]]]
-) -> None:
+def report(options: argparse.Namespace, seconds: dict[str, list[float]], answers: dict[str, list[list[int]]]) -> None:
     """The table, and the object of the contract."""
     tokens = sum(len(row) for row in answers["theirs"])
     median = {side: statistics.median(values) for side, values in seconds.items()}

@@ -38,7 +38,7 @@ from graftlm.train.setup import complete_recipe
 from graftlm.train.trainer import train
 
 LM_NAME = "smollm2-135m"
-TIMED = {"seconds", "captions_per_s"}
+TIMED = {"seconds", "train_seconds", "captions_per_s"}
 PATIENCE_S = 300.0
 
 
@@ -171,7 +171,7 @@ def kill_training(killer: Killer, kills: int, home: Path, folder: Path, scenes: 
         )
     for number in range(kills - num_cache):
         arguments = (home, folder, number % 4, scenes, steps)
-        if number % 3 == 2:
+        if number % 3 == 1:
             killer.kill("checkpoint", lambda: _is_writing(folder), 0.004, run_training, *arguments)
         else:
             before = last_step(folder)

@@ -16,8 +16,8 @@ from graftlm.lm.decode import Decoding, decode
 from graftlm.lm.huggingface import HuggingFaceLM
 
 transformers = pytest.importorskip("transformers")
-# Said of `generate` with embeddings: its penalty skips the prompt. So does ours.
-pytestmark = pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
+# Said of `generate` with embeddings: its controls do not look at the prompt. Neither do ours.
+pytestmark = pytest.mark.filterwarnings("ignore:Passing `.*` with `inputs_embeds`")
 
 VOCAB, EOS, WIDTH = 40, 2, 32
 FAMILIES = {

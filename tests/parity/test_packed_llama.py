@@ -116,7 +116,8 @@ def test_a_weight_that_changes_a_hook_or_training_ends_the_use_of_packed_weights
     weight = lm.model.model.layers[1].mlp.up_proj.weight
     weight.mul_(2)
     again = lm.new_cache(1, 4).packed
-    assert again is not None and again is not first
+    assert again is not None
+    assert again is not first
     handle = lm.model.model.layers[0].register_forward_hook(lambda *_: None)
     assert lm.new_cache(1, 4).packed is None
     handle.remove()
@@ -144,8 +145,7 @@ def test_only_a_frozen_bfloat16_llama_of_plain_parts_is_packed() -> None:
     assert not is_packable(model.model, head)
 
 
-def test_a_copied_language_model_packs_its_own_weights() -> None:
-    lm = wrapped(llama())
-    assert isinstance(lm.new_cache(1, 4).packed, PackedLlama)
-    twin = copy.deepcopy(lm)
-    assert twin.new_cache(1, 4).packed is not lm.new_cache(1, 4).packed
+def test_a_copy_does_not_share_packed_weights() -> None:
+    packed = wrapped(llama()).new_cache(1, 4).packed
+    assert isinstance(packed, PackedLlama)
+    assert copy.deepcopy({"packed": packed}) == {"packed": None}

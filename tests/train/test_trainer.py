@@ -68,7 +68,7 @@ def end_state(folder: Path) -> dict[str, str]:
     last = step_folders(folder / "checkpoints")[-1]
     files = [last / "trainable.safetensors", last / "optimizer.safetensors", folder / "graft" / "graft.safetensors"]
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    timed = ("seconds", "captions_per_s")
+    timed = ("seconds", "train_seconds", "captions_per_s")
     rows = [{key: row[key] for key in row if key not in timed} for row in read_metrics(folder / "metrics.jsonl")]
     return {**found, "metrics": json.dumps(rows)}
 

@@ -17,9 +17,14 @@ from graftlm.encoders.base import Features
 
 
 class GridMap(Connector):
-    """pooled and side x side cells (N, 1 + side², Dv) -> norm -> rank -> norm -> (N, 1 + side², out_dim)."""
+    """pooled and side x side cells (N, 1 + side², Dv) -> norm -> rank -> norm -> (N, 1 + side², out_dim).
 
-    def __init__(self, in_dim: int, out_dim: int, *, side: int, rank: int, dropout: float = 0.0) -> None:
+    `bend`: a GELU in the bottleneck, for pictures where properties have to be bound to places.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, *, side: int, rank: int, bend: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.side = side
         self.num_tokens = 1 + side * side
@@ -27,6 +32,7 @@ class GridMap(Connector):
         self.norm = nn.LayerNorm(in_dim)
         self.reduce = nn.Linear(in_dim, rank)
         self.positions = nn.Parameter(torch.randn(self.num_tokens, rank) * 0.02)
+        self.activation = nn.GELU() if bend else nn.Identity()
         self.norm_rank = nn.LayerNorm(rank)
         self.expand = nn.Linear(rank, out_dim)
         self.dropout = nn.Dropout(dropout)
@@ -36,7 +42,7 @@ class GridMap(Connector):
         """Soft tokens (N, 1 + side², out_dim) of features whose positions are a square grid, or a sequence."""
         cells = torch.cat([features.pooled[:, None], pool_positions(features.tokens, self.side)], dim=1)
         cells = cells.to(self.reduce.weight.dtype)  # (N, K, Dv)
-        reduced = self.reduce(self.dropout(self.norm(cells))) + self.positions  # (N, K, rank)
+        reduced = self.activation(self.reduce(self.dropout(self.norm(cells))) + self.positions)  # (N, K, rank)
         soft: Tensor = self.expand(self.dropout(self.norm_rank(reduced)))  # (N, K, out_dim)
         return soft
 

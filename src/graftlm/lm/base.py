@@ -81,8 +81,8 @@ class KVPrefix:
         """Splits soft tokens (B, P, token_dim) into layers, keys and values: the flat layout peft uses."""
         rows, length, _ = tokens.shape
         split = tokens.view(rows, length, geometry.num_layers, 2, geometry.num_kv_heads, geometry.head_dim)
-        split = split.permute(3, 2, 0, 4, 1, 5)  # (2, layers, B, heads, P, head_dim)
-        return KVPrefix(split[0], split[1], mask)
+        keys, values = split.permute(3, 2, 0, 4, 1, 5).unbind(0)  # each (layers, B, heads, P, head_dim)
+        return KVPrefix(keys, values, mask)
 
 
 @dataclass(frozen=True, slots=True)

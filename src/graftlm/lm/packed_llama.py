@@ -129,9 +129,7 @@ class PackedLlama:
         added = torch.zeros(seen.shape, dtype=cos.dtype).masked_fill_(~seen, float("-inf"))
         return _Places(rows, columns, added.repeat(1, self._heads // self._groups, 1)[:, None], cos, sin)
 
-    def _apply(
-        self, layer: _Layer, states: Tensor, kept: Tensor, places: _Places, start: int, mask: Tensor
-    ) -> Tensor:
+    def _apply(self, layer: _Layer, states: Tensor, kept: Tensor, places: _Places, start: int, mask: Tensor) -> Tensor:
         """One decoder layer: states (T, D), kept (2, B, G, capacity, d)."""
         groups, width, half = self._groups, self._width, self._width // 2
         rows, length = mask.shape

@@ -43,6 +43,7 @@ class ClipCapConfig(SystemConfig):
     num_heads: int = Field(8, ge=1, description="heads of the transformer mapper (§4: 8)")
     grid_side: int = Field(3, ge=1, le=14, description="cells per edge of the grid mapper; K = 1 + grid_side²")
     rank: int = Field(256, ge=1, description="bottleneck of the grid mapper")
+    bend: bool = Field(False, description="a GELU in the bottleneck of the grid mapper")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the grid mapper, fraction")
     lm_training: Literal["frozen", "finetuned", "lora"] = Field("frozen", description="§3.3: frozen or fine-tuned")
     lora_rank: int = Field(8, ge=1, description="rank of the LoRA update of all attention and MLP maps")
@@ -77,7 +78,9 @@ class ClipCap(System):
                 num_heads=config.num_heads,
             )
         else:
-            connector = GridMap(in_dim, out_dim, side=config.grid_side, rank=config.rank, dropout=config.dropout)
+            connector = GridMap(
+                in_dim, out_dim, side=config.grid_side, rank=config.rank, bend=config.bend, dropout=config.dropout
+            )
         system = cls(config, parts, connector)
         set_training(system.lm, config.lm_training, 0, "system.lm_training", config.precision, config.lora_rank)
         return system

@@ -113,6 +113,7 @@ class Trainer:
             self._step()
             self._tick()
         over = self._is_over()
+        self._log_steps(over)
         improved = self._is_due(recipe.train.eval_every, over) and self._validate()
         if self._is_due(recipe.evaluate.sample_every, over):
             self._show_answers()
@@ -172,7 +173,6 @@ class Trainer:
         seconds = time.perf_counter() - start
         state.train_s += seconds
         self._window.append({**sums, "lr": lr, "grad_norm": norm, "step_s": seconds, "sentences": seen})
-        self._log_steps()
 
     def _share(self, batch: list[Sentence]) -> list[Sentence]:
         """This process's part of a batch over all processes."""
@@ -197,12 +197,14 @@ class Trainer:
             "lower train.lr or set train.clip_norm; the checkpoints written so far are whole"
         )
 
-    def _log_steps(self) -> None:
+    def _log_steps(self, over: bool) -> None:
+        """Moves the bar; writes the means since the last row when one is due."""
         state, window = self._state, self._window
-        self._bar.move(
-            self._schedule.progress(state.step, state.elapsed_s), f"step {state.step} loss {window[-1][TOTAL]:.3f}"
-        )
-        if state.step % self._recipe.run.log_every and state.step != self._schedule.total_steps:
+        if not window:
+            return
+        note = f"step {state.step} loss {window[-1][TOTAL]:.3f}"
+        self._bar.move(self._schedule.progress(state.step, state.elapsed_s), note)
+        if state.step % self._recipe.run.log_every and not over:
             return
         means = {name: sum(row[name] for row in window) / len(window) for name in window[0]}
         rate = means.pop("sentences") / means.pop("step_s")
@@ -223,7 +225,7 @@ class Trainer:
             state.best = {"metric": metric, "value": value, "step": state.step, "losses": losses}
         state.last, state.validated = losses, state.step
         state.stale = 0 if improved else state.stale + 1
-        self._log.write("val", state.step, **losses, seconds=state.elapsed_s)
+        self._log.write("val", state.step, **losses, seconds=state.elapsed_s, train_seconds=state.train_s)
         beside = f" (blind {losses['blind']:.3f})" if "blind" in losses else ""
         note = ", best so far" if improved else ""
         self._bar.say(f"step {state.step}: validation loss {losses[TOTAL]:.3f}{beside}{note}")
