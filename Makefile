@@ -40,6 +40,7 @@ check: setup                      ## lint, format and types
 docs: setup                       ## regenerates the tables of README.md and docs/
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m graftlm.evaluate.claims
+	$(BIN)/python -m graftlm.evaluate.claims
 
 clean:                            ## removes the environment and what tools left behind; never runs/ or $$GRAFTLM_HOME
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist build

@@ -96,7 +96,8 @@ def plain_model(name: str, precision: str) -> Any:
     untouched = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype, attn_implementation="sdpa")
     untouched.load_state_dict(model.state_dict())
     untouched.generation_config.max_length = None
-    return untouched.eval().requires_grad_(False)
+    # Its parameters stay as they come, with requires_grad: without, PyTorch copies the output matrix once per row.
+    return untouched.eval()
 
 
 def main() -> None:

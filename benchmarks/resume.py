@@ -200,7 +200,7 @@ def measure(kills: int, seed: int, stand_in: bool, place: Path) -> dict[str, Any
     start = time.perf_counter()
     killer = Killer(seed)
     conversions = max(1, kills // 5)
-    scenes, steps = 200 + 60 * kills, 100 + 50 * kills
+    scenes, steps = 60 + 40 * kills, 60 + 30 * kills
     homes = {name: place / name / "home" for name in ("whole", "killed")}
     runs = {name: place / name / "run" for name in homes}
     killer.finish(run_conversion, homes["whole"], stand_in)

@@ -128,12 +128,12 @@ def test_answers_survive_a_json_round_trip(fitted: System) -> None:
     assert fitted.respond(again, GREEDY) == fitted.respond(sentences(), GREEDY)
 
 
-def test_two_threads_get_the_answers_of_one(fitted: System) -> None:
+def test_two_threads_get_five_hundred_answers_of_one(fitted: System) -> None:
     expected = {index: fitted.respond([sentence], GREEDY) for index, sentence in enumerate(sentences())}
     wrong: list[int] = []
 
     def ask(offset: int) -> None:
-        for turn in range(12):
+        for turn in range(250):
             index = (turn + offset) % len(CAPTIONS)
             if fitted.respond([sentences()[index]], GREEDY) != expected[index]:
                 wrong.append(index)

@@ -79,6 +79,16 @@ def test_the_prompt_of_a_dialogue_asks_the_assistant_to_speak() -> None:
     assert segments(prompt, TOKENIZER)[-1] == Segment("<|end|>\n<|assistant|>\n", template=True)
 
 
+def test_a_template_that_writes_bos_gets_no_second_one() -> None:
+    class OwnBos(ByteTokenizer):
+        def encode_template(self, text: str) -> list[int]:
+            return [self.bos_id, *super().encode_template(text)] if text.startswith("<|user|>") else []
+
+    prompt = Sentence.of(Text("hi", role="user"))
+    assert tokenize([prompt], OwnBos(), Layout()).ids[0].tolist().count(BOS) == 1
+    assert tokenize([prompt], TOKENIZER, Layout()).ids[0].tolist().count(BOS) == 1
+
+
 def test_text_beyond_the_longest_row_is_cut_but_media_never() -> None:
     assert tokenize([Sentence.of("abcdef")], TOKENIZER, Layout(max_length=4)).ids.shape == (1, 4)
     with pytest.raises(ShapeError, match="media would be cut"):

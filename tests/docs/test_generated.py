@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from graftlm.cli.main import verbs
+from graftlm.evaluate import claims
 from graftlm.systems.base import system_names
 from tests.architecture.source import ROOT
 
@@ -25,6 +26,11 @@ def generate() -> ModuleType:
 def test_the_generated_tables_are_fresh(generate: ModuleType) -> None:
     stale = [name for name in generate.FILES if generate.fill(text := (ROOT / name).read_text("utf-8")) != text]
     assert stale == [], "run: make docs"
+
+
+def test_the_page_of_claims_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert claims.main(["--check"]) == 0, "run: make docs"
 
 
 def test_every_system_and_verb_is_in_the_readme() -> None:

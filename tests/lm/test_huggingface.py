@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftlm.errors import BackboneError, MissingExtraError, ShapeError, UnsupportedLMError
@@ -184,11 +184,26 @@ def test_quantised_precisions_name_the_extra_they_need(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
 def test_gradients_pass_through_a_quantised_model_to_its_inputs(tmp_path: Path, precision: str) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra 'quant' is not installed")
-    found = HuggingFaceLM.load(saved(tmp_path), name="tiny", precision=precision, fingerprint="")
-    embeds = torch.randn(2, 5, found.dim, requires_grad=True)
-    found(LMInputs(embeds, torch.ones(2, 5, dtype=torch.bool))).logits.float().square().mean().backward()
-    assert embeds.grad is not None
-    assert embeds.grad.abs().sum() > 0
+    from bitsandbytes.functional import dequantize_4bit
+
+    quantised = HuggingFaceLM.load(saved(tmp_path), name="tiny", precision=precision, fingerprint="")
+    before = {name: tensor.clone() for name, tensor in quantised.state_dict().items() if isinstance(tensor, Tensor)}
+    plain = HuggingFaceLM.load(tmp_path, name="tiny", precision="float32", fingerprint="")
+    with torch.no_grad():
+        for name, weight in quantised.model.named_parameters():
+            if precision == "nf4" and hasattr(weight, "quant_state"):
+                plain.model.get_parameter(name).copy_(dequantize_4bit(weight.data, weight.quant_state))
+    gradients = []
+    for found in (quantised, plain):
+        embeds = torch.randn(2, 5, found.dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        inputs = LMInputs(embeds, torch.ones(2, 5, dtype=torch.bool))
+        with torch.no_grad():
+            found(inputs)  # a call without gradient must not spoil the next one with
+        found(inputs).logits.float().logsumexp(-1).sum().backward()
+        assert embeds.grad is not None
+        gradients.append(embeds.grad.flatten())
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.9
+    assert all(torch.equal(tensor, quantised.state_dict()[name]) for name, tensor in before.items())
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:

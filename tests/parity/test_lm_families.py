@@ -254,6 +254,7 @@ def test_two_threads_with_different_memories_never_mix_them_up(lm: HuggingFaceLM
     assert not close(wanted[0], wanted[1])
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of peft, about transformers
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "qwen2", "mistral"])
 def test_a_prefix_equals_prefix_tuning_of_peft(family: str, ids: Tensor) -> None:
     peft = pytest.importorskip("peft")

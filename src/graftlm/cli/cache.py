@@ -12,7 +12,8 @@ from graftlm.errors import UsageError
 
 if TYPE_CHECKING:
     from graftlm.data.sentence import MediaPart
-    from graftlm.features import BuildStats, CacheStats
+    from graftlm.feature_store import CacheStats
+    from graftlm.features import BuildStats
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -36,6 +36,7 @@ def train(
 
 def _run(resolved: object, folder: Path, *, resume: bool, quiet: bool, as_json: bool) -> None:
     import json
+    import os
 
     from graftlm.config import Recipe
     from graftlm.train.trainer import train as run
@@ -44,8 +45,10 @@ def _run(resolved: object, folder: Path, *, resume: bool, quiet: bool, as_json: 
     try:
         result = run(resolved, run_folder=folder, resume=resume, quiet=quiet)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; go on with the same command (checkpoint in {folder}/checkpoints)", err=True)
+        typer.echo(f"stopped; the same command goes on from the newest checkpoint in {folder}", err=True)
         raise typer.Exit(130) from None
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
+        return
     if as_json:
         typer.echo(json.dumps(result.to_json()))
         return

@@ -180,7 +180,7 @@ def _position(rng: random.Random, seed: int, number: int) -> _Made:
     order = random.Random(f"graftlm order {seed} {block}").sample(_POSITION_CAPTIONS, len(_POSITION_CAPTIONS))
     colour, kind, place = order[place_in_block]
     x, y = PLACES[place]
-    shape = _shape(rng, kind, colour, (x, y), jitter=15, radius=(22.0, 38.0))
+    shape = _shape(rng, kind, colour, (x, y), jitter=14, radius=(28.0, 41.0))
     return (shape,), f"{_named(colour, kind)} in the {place}.", "", ""
 
 
@@ -243,14 +243,14 @@ def _shape(
     rng: random.Random, kind: str, colour: str, at: tuple[float, float], *, jitter: int, radius: tuple[float, float]
 ) -> Shape:
     x, y = (centre + rng.uniform(-jitter, jitter) for centre in at)
-    red, green, blue = (min(255, max(0, channel + rng.randint(-16, 16))) for channel in COLOURS[colour])
+    red, green, blue = (min(255, max(0, channel + rng.randint(-14, 14))) for channel in COLOURS[colour])
     return Shape(kind, colour, x, y, rng.uniform(*radius), rng.uniform(0.0, 360.0), (red, green, blue))
 
 
 def _background(rng: random.Random) -> tuple[tuple[int, int, int], ...]:
-    """Four corners of a soft gradient: mid grey with a tint, so that black, white and every hue stand out."""
+    """Four corners of a soft gradient: mid grey, hardly tinted, so that black, white and every hue stand out."""
     grey = rng.randint(95, 165)
-    tint = [rng.randint(-18, 18) for _ in range(3)]
+    tint = [rng.randint(-6, 6) for _ in range(3)]
     corners = []
     for _ in range(4):
         light = grey + rng.randint(-22, 22)

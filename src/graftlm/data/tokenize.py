@@ -90,11 +90,11 @@ def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Ro
     """One sentence as ids. Raises: ShapeError when its media alone exceed `layout.max_length`."""
     row = Row(media=sentence.media())
     seen = 0
-    bos = _start_ids(tokenizer, layout)
+    parts = segments(sentence, tokenizer)
+    bos = [] if _starts_with_bos(parts, tokenizer) else _start_ids(tokenizer, layout)
     waiting = layout.bos == "after_media"
     if layout.bos == "start":
         row.add(bos, target=False, seen=0)
-    parts = segments(sentence, tokenizer)
     for index, part in enumerate(parts):
         if not isinstance(part, Segment):
             row.add_media(seen * layout.media_tokens, layout.media_tokens, pad_id=tokenizer.pad_id, seen=seen + 1)
@@ -110,6 +110,14 @@ def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Ro
     if waiting:
         row.add(bos, target=False, seen=seen)
     return _cut(row, layout)
+
+
+def _starts_with_bos(parts: Sequence[Segment | MediaPart], tokenizer: Tokenizer) -> bool:
+    """Whether the chat template has written BOS itself."""
+    first = parts[0] if parts else None
+    if not isinstance(first, Segment) or not first.template:
+        return False
+    return tokenizer.encode_template(first.text)[:1] == [tokenizer.bos_id]
 
 
 def _start_ids(tokenizer: Tokenizer, layout: Layout) -> list[int]:

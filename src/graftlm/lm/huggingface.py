@@ -12,12 +12,14 @@ import importlib.util
 import inspect
 import io
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache
@@ -36,7 +38,7 @@ AttentionInterface.register(attention.NAME, attention.grouped_attention)
 AttentionMaskInterface.register(attention.NAME, eager_mask)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
 _PROBE_LENGTH = 4
 _UNBOUNDED = 1 << 20
 
@@ -162,6 +164,12 @@ class HuggingFaceLM(LanguageModel):
         with _as_backbone_error(f"language model '{name}'"), _quiet():
             model = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, **_precision(precision))
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        part: Any
+        for part in model.modules():
+            if hasattr(part, "support_avx512bf16_for_cpu"):
+                # bitsandbytes would repack nf4 weights at the first call without gradient: the frozen bytes change,
+                # and gradients through the repacked weights are wrong (0.50.2).
+                part.support_avx512bf16_for_cpu = False
         return cls(model, tokenizer, fingerprint, name=name)
 
     @property
@@ -371,8 +379,6 @@ def convert_gguf(source: Path, folder: Path, name: str) -> str:
 
 def fingerprint_folder(folder: Path, name: str) -> str:
     """Fingerprint of a folder of safetensors, read tensor by tensor. Raises: BackboneError when it has none."""
-    from safetensors import safe_open
-
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise BackboneError(f"language model '{name}': expected *.safetensors in {folder}, found none")
@@ -398,6 +404,8 @@ def _precision(precision: str) -> dict[str, Any]:
 
     make: Any = transformers.BitsAndBytesConfig
     if precision == "int8":
+        # It would say at every call of every layer that bfloat16 is cast.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return {"dtype": torch.bfloat16, "quantization_config": make(load_in_8bit=True)}
     config = make(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     return {"dtype": torch.bfloat16, "quantization_config": config}
@@ -427,16 +435,16 @@ def _quiet() -> Iterator[None]:
     """transformers prints bars and advice of its own while it loads."""
     import transformers.utils.logging as transformers_logging
 
-    logging: Any = transformers_logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    theirs: Any = transformers_logging
+    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        theirs.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from graftlm.errors import ConfigError, UsageError
 from graftlm.storage import replace_file, step_folders, write_json
 from graftlm.systems.base import System, system_class
 from graftlm.train.log import Bar, environment
+from graftlm.train.processes import processes
 from graftlm.train.source import IndexedSource, Source, StreamSource, blind, lengths_of, with_targets
 from graftlm.train.validate import Validation
 
@@ -97,7 +98,7 @@ def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) ->
         train = None if train is None else [sample for sample in train if sample.key not in bad]
         val = None if val is None else [sample for sample in val if sample.key not in bad]
         ledger.check()
-    size = recipe.train.batch_size * _num_processes()
+    size = recipe.train.batch_size * int(processes().num_processes)
     source: Source
     if isinstance(data, Stream):
         source = StreamSource(system, data, size, seed=recipe.train.seed, chunk=recipe.data.bucket_batches)
@@ -115,7 +116,7 @@ def _indexed(system: System, samples: Sequence[Sample], recipe: Recipe, size: in
         size,
         seed=recipe.train.seed,
         chunk=recipe.data.bucket_batches,
-        drop_last=recipe.data.drop_last or _num_processes() > 1,
+        drop_last=recipe.data.drop_last or int(processes().num_processes) > 1,
     )
     return IndexedSource(samples, lengths, sampler)
 
@@ -142,7 +143,8 @@ def cache_features(
         assert isinstance(encoder, Encoder)
         cached = CachedEncoder(encoder, home() / "features")
         given = media.get(modality, [])
-        stats = cached.build([part for part, _ in given], workers=recipe.run.workers, quiet=quiet)
+        with processes().main_process_first():  # the others find its features
+            stats = cached.build([part for part, _ in given], workers=recipe.run.workers, quiet=quiet)
         for position, error in stats.bad.items():
             key = given[position][1].key
             bad.add(key)
@@ -153,12 +155,6 @@ def cache_features(
 
 def _fields(name: str) -> Any:
     return system_class(name).Config
-
-
-def _num_processes() -> int:
-    from accelerate import PartialState  # type: ignore[import-untyped]
-
-    return int(PartialState().num_processes)
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
@@ -173,16 +169,15 @@ def _claim(folder: Path, recipe: Recipe) -> None:
                 f"{folder} holds a run of another recipe (different: {', '.join(keys)}); "
                 "choose another --run-folder, or the same recipe to go on"
             )
-    replace_file(path, recipe.to_yaml(described=True).encode())
-    write_json(folder / "environment.json", environment())
+    if processes().is_main_process:
+        replace_file(path, recipe.to_yaml(described=True).encode())
+        write_json(folder / "environment.json", environment())
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; the lock goes with the process, however it ends."""
-    from accelerate import PartialState
-
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         yield
         return
     with (folder / ".lock").open("w") as file:

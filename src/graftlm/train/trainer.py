@@ -21,7 +21,6 @@ from types import FrameType
 
 import numpy as np
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import broadcast, gather_object  # type: ignore[import-untyped]
 
 from graftlm.config import Recipe
@@ -41,6 +40,7 @@ from graftlm.train.checkpoint import (
 from graftlm.train.guard import FrozenGuard
 from graftlm.train.log import Bar, MetricsLog, open_tracker
 from graftlm.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, schedule_of, set_lr
+from graftlm.train.processes import accelerator
 from graftlm.train.progress import Progress, TrainResult
 from graftlm.train.source import Source, blind
 from graftlm.train.validate import TOTAL, Validation, weighted_total
@@ -69,7 +69,7 @@ class Trainer:
         *,
         quiet: bool = False,
     ) -> None:
-        self._accelerator = Accelerator()
+        self._accelerator = accelerator()
         self._is_main = self._accelerator.is_main_process
         self._system = system.to(self._accelerator.device)
         self._recipe = recipe
