@@ -2,7 +2,8 @@
 
     python benchmarks/decoding_speed.py [--json] [--batch 16] [--max-tokens 32] [--rounds 7] [--threads 2]
 
-Sixteen short instructions of different length, answered until EOS or `--max-tokens`. The two run in turn (A B A B),
+Sixteen things to describe in one short sentence: prompts of different length whose answers end by themselves, as
+captions do (SmolLM2-135M: after 12 to 26 tokens), or at `--max-tokens`. The two run in turn (A B A B),
 so that a busy machine disturbs both; a side's figure is the median of its rounds. `theirs` is an untouched model of
 transformers with its default attention, fed ids with the padding on the left.
 """
@@ -29,24 +30,24 @@ from graftlm.lm.compose import compose
 from graftlm.lm.decode import Decoding, decode
 
 PROMPTS = (
-    "Describe a dog on a beach in one short sentence.",
-    "Name a fruit.",
-    "What is the capital of France?",
-    "Write a caption for a photo of two children on a swing.",
-    "Which colour is the sky?",
-    "Say hello.",
-    "In one short sentence: what does a baker do?",
-    "Where do fish live?",
-    "Write a caption of at most eight words for a photo of a red bus in the rain.",
-    "What is two plus three?",
-    "Name three animals.",
-    "Describe a mountain in winter in one short sentence.",
-    "What do bees make?",
-    "Give me a synonym of happy.",
-    "Write a caption for a photo of a man who rides a brown horse.",
-    "Is ice cold?",
+    "a cat",
+    "a boat on a lake",
+    "a red car",
+    "two children who play football",
+    "a busy street",
+    "a cup of coffee",
+    "a man on a horse",
+    "a bowl of fruit",
+    "a girl with a kite",
+    "an old bridge",
+    "a plane in the sky",
+    "a garden in spring",
+    "a bird on a branch",
+    "a sleeping baby",
+    "a woman who reads a book on a bench",
+    "a rainy day",
 )
-TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # ChatML without the template's system message
+TURN = "<|im_start|>user\nDescribe {} in one short sentence.<|im_end|>\n<|im_start|>assistant\n"  # ChatML without the template's system message
 
 
 def batch_of(lm: LanguageModel, rows: int) -> TokenBatch:

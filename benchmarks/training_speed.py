@@ -256,7 +256,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the JSON object alone")
     parser.add_argument("--seconds", type=float, default=60, help="of each turn")
-    parser.add_argument("--turns", type=int, default=2, help="turns of each way")
+    parser.add_argument("--turns", type=int, default=3, help="turns of each way")
     parser.add_argument("--minutes", type=float, default=0, help="of the plain way in the race to a loss; 0: no race")
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data" / "flickr8k"), help="Flickr8k's folder")
     parser.add_argument("--recipe", default=str(ROOT / "recipes" / "clipcap_flickr8k.yaml"))

@@ -46,7 +46,7 @@ class _Map:
         return _Map(torch.ops.mkldnn._reorder_linear_weight(weight), bias)
 
     def __call__(self, states: Tensor) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+        result: Tensor = torch.ops.mkldnn._linear_pointwise.default(states, self.weight, self.bias, "none", [], "")
         return result
 
 
@@ -105,10 +105,13 @@ class PackedLlama:
             returns: hidden (B, L, D), zero at padding; logits (P, V), or (B, L, V) without `at`
         """
         places = self._places(mask, past)
-        states = embeds[mask]  # (T, D)
+        step = mask.shape[1] == 1 and len(places.rows) == len(mask)
+        states = embeds[:, 0] if step else embeds[mask]  # (T, D)
         for layer, kept in zip(self._layers, past.store, strict=True):
             states = self._apply(layer, states, kept, places, past.length, mask)
         states = self._normalise(states, self._decoder.norm.weight)
+        if step:
+            return states[:, None], self._output(states[:, None] if at is None else states[at[:, 0]])
         hidden = embeds.new_zeros(embeds.shape)
         hidden[mask] = states
         return hidden, self._output(hidden if at is None else hidden[at])
@@ -162,8 +165,8 @@ class PackedLlama:
     def _normalise(self, states: Tensor, weight: Tensor) -> Tensor:
         """RMS norm in float32, rounded before the weight is applied, as the module does."""
         wide = states.float()
-        scale = torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self._epsilon)
-        return weight * (wide * scale).to(states.dtype)
+        scale = (wide * wide).mean(dim=-1, keepdim=True).add_(self._epsilon).rsqrt_()
+        return wide.mul_(scale).to(states.dtype).mul_(weight)
 
 
 def is_packable(decoder: nn.Module, head: nn.Module) -> bool:
