@@ -47,7 +47,8 @@ PROMPTS = (
     "a woman who reads a book on a bench",
     "a rainy day",
 )
-TURN = "<|im_start|>user\nDescribe {} in one short sentence.<|im_end|>\n<|im_start|>assistant\n"  # ChatML without the template's system message
+# ChatML without the system message of the template.
+TURN = "<|im_start|>user\nDescribe {} in one short sentence.<|im_end|>\n<|im_start|>assistant\n"
 
 
 def batch_of(lm: LanguageModel, rows: int) -> TokenBatch:

@@ -139,3 +139,10 @@ def test_tensors_are_copied_only_where_names_and_shapes_fit_exactly() -> None:
     assert float(own["w"].sum()) == 0
     copy_into(own, {"w": torch.ones(2), "b": torch.ones(1)}, "here")
     assert float(own["w"].sum()) == 2
+
+
+def test_eight_bit_floats_are_read_or_refused_without_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(tensor_bytes({"a": torch.full((2,), float("nan")).to(torch.float8_e4m3fn)}))
+    with pytest.raises(CheckpointError, match="NaN"):
+        read_tensors(path)

@@ -83,7 +83,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from None
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
             raise CheckpointError(f"{path}: tensor '{name}' holds NaN or infinity; it cannot be used")
     return tensors
 

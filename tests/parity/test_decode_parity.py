@@ -176,7 +176,13 @@ def test_every_control_equals_the_processor_of_transformers(seed: int) -> None:
     assert torch.equal(scores, before), "a control changed its input"
 
 
-def test_ties_keep_the_first_token_as_generate_does() -> None:
+@pytest.mark.parametrize("vocabulary", [4, 64, 640, 1000])
+def test_the_best_token_is_that_of_argmax_ties_included(vocabulary: int) -> None:
+    scores = torch.randint(0, 5, (50, vocabulary), generator=torch.Generator().manual_seed(0)).float()
+    scores[0] = float("-inf")
+    assert torch.equal(sampling.best(scores), scores.argmax(dim=-1))
+
+
+def test_top_1_keeps_all_that_tie_as_transformers_does() -> None:
     scores = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
-    assert int(scores.max(dim=-1).indices) == int(scores.argmax(dim=-1)) == 1
     assert torch.equal(sampling.keep_top_k(scores, 1), transformers.TopKLogitsWarper(1)(None, scores))

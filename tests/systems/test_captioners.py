@@ -9,9 +9,13 @@ import torch
 
 from graftlm import backbones
 from graftlm.data.sentence import Image, Sentence, Text
+from graftlm.encoders.toy import ToyEncoder
 from graftlm.errors import ConfigError
+from graftlm.lm.toy import ToyLM
 from graftlm.losses import target_positions
-from graftlm.systems.base import System, system_class
+from graftlm.systems.base import Parts, System, system_class
+from graftlm.systems.clipcap import ClipCap, ClipCapConfig
+from graftlm.systems.frozen import Frozen, FrozenConfig
 from tests.pictures import picture
 
 PAIRS = [(0, "a red dog"), (1, "two cats")]
@@ -109,3 +113,22 @@ def test_pictures_may_stand_anywhere_in_a_frozen_prompt() -> None:
     swapped = Sentence(tuple(reversed(shot.parts[:1])) + shot.parts[1:4] + (Image(picture(5)),) + shot.parts[5:])
     difference = (inputs.embeds - system.inputs([swapped]).embeds).abs().sum(-1)[0]
     assert (difference > 0).sum() == 2
+
+
+def test_an_encoder_of_another_modality_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="reads image"):
+        ClipCap.build(ClipCapConfig.model_validate({}), Parts(ToyLM(), {}))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match="7 heads"):
+        build("clipcap", mapper="transformer", num_heads=7)
+
+
+def test_running_statistics_of_a_trained_encoder_stay() -> None:
+    encoder = ToyEncoder()
+    norm = encoder.norm = torch.nn.BatchNorm2d(3)
+    config = FrozenConfig.model_validate({"encoder_training": "finetuned", "precision": "float32"})
+    system = Frozen.build(config, Parts(ToyLM(), {"image": encoder})).train()
+    assert system.training
+    assert not norm.training

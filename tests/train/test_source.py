@@ -112,3 +112,12 @@ def test_losses_are_summed_by_weight() -> None:
 
     losses = {"caption": torch.tensor(2.0), "contrast": torch.tensor(10.0)}
     assert float(weighted_total(losses, {"contrast": 0.1})) == pytest.approx(3.0)
+
+
+def test_a_stream_without_any_target_is_refused_and_not_read_for_ever(system: System) -> None:
+    def prompts(sample: Sample, shard: str, row: int) -> list[Sample]:
+        return [replace(sample, sentence=sample.sentence.prompt())]
+
+    source = StreamSource(system, Stream([ListShard()], prompts, Ledger()), 4, seed=0, chunk=2)
+    with pytest.raises(DataError, match="with a target"):
+        source.next_batch()

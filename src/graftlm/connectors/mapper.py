@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from graftlm.connectors.base import Connector
 from graftlm.encoders.base import Features
+from graftlm.errors import ConfigError
 
 
 class TransformerMapper(Connector):
@@ -15,12 +16,16 @@ class TransformerMapper(Connector):
 
     The last K positions are the soft tokens. No positions, no mask, no final norm; query, key and value
     maps have no bias.
+
+    Raises: ConfigError when the width is no multiple of the heads.
     """
 
     def __init__(
         self, in_dim: int, out_dim: int, num_tokens: int, *, clip_length: int, num_layers: int, num_heads: int
     ) -> None:
         super().__init__()
+        if out_dim % num_heads:
+            raise ConfigError(f"transformer mapper: {num_heads} heads do not divide the width {out_dim}; set num_heads")
         self.num_tokens = num_tokens
         self.out_dim = out_dim
         self.clip_length = clip_length

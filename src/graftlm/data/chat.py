@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graftlm.data.sentence import MediaPart, Role, Sentence, Text
+from graftlm.errors import BackboneError
 
 if TYPE_CHECKING:
     from graftlm.lm.base import Tokenizer
@@ -28,7 +29,8 @@ class Segment:
 def segments(sentence: Sentence, tokenizer: Tokenizer) -> list[Segment | MediaPart]:
     """The sentence as text segments and media, in reading order.
 
-    Raises: BackboneError when a dialogue is given to an LM without a chat template.
+    Raises: BackboneError when a dialogue is given to an LM without a chat template, or whose template drops, repeats or
+        moves a turn.
     """
     if all(part.role is None for part in sentence):
         return [Segment(part.content, part.target) if isinstance(part, Text) else part for part in sentence]
@@ -38,10 +40,14 @@ def segments(sentence: Sentence, tokenizer: Tokenizer) -> list[Segment | MediaPa
     rendered = tokenizer.render_chat(messages, add_generation_prompt=turns[-1][0] != "assistant")
     pieces: list[Segment | MediaPart] = []
     rest = rendered
-    for index, (_, parts) in enumerate(turns):
-        before, _, rest = rest.partition(f"{nonce}{index}{nonce}")
+    for index, (role, parts) in enumerate(turns):
+        before, found, rest = rest.partition(f"{nonce}{index}{nonce}")
+        if not found or nonce in before:
+            raise BackboneError(f"the chat template does not keep turn {index + 1} ({role}) in its place; leave it out")
         pieces.append(Segment(before, template=True))
         pieces.extend(Segment(part.content, part.target) if isinstance(part, Text) else part for part in parts)
+    if nonce in rest:
+        raise BackboneError("the chat template repeats a turn; choose another language model")
     ends_with_target = isinstance(pieces[-1], Segment) and pieces[-1].target
     if rest and not ends_with_target:
         pieces.append(Segment(rest, template=True))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _NEVER = float("-inf")
+_BLOCK = 64
 _GOLDEN = 0.6180339887498949
 
 
@@ -63,6 +64,19 @@ def keep_top_p(scores: Tensor, share: float) -> Tensor:
     drop = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - share  # (R, V)
     drop[:, -1:] = False
     return scores.masked_fill(drop.scatter(1, order, drop), _NEVER)
+
+
+def best(scores: Tensor) -> Tensor:
+    """The best id of each row, the first of equals, as argmax: (R, V) to (R,) long.
+
+    Blocks first: finding where a maximum stands takes ten times as long as finding it.
+    """
+    if scores.shape[1] % _BLOCK:
+        return scores.max(dim=-1).indices
+    blocks = scores.view(len(scores), -1, _BLOCK)  # (R, V / block, block)
+    block = blocks.amax(dim=-1).max(dim=-1, keepdim=True).indices  # (R, 1)
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].max(dim=-1).indices  # (R,)
+    return block[:, 0] * _BLOCK + inside
 
 
 def draw(scores: Tensor, uniform: Tensor) -> Tensor:

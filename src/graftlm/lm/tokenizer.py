@@ -24,6 +24,7 @@ class TextTokenizer:
             raise BackboneError(f"language model '{name}': its tokenizer has no end-of-sequence token; choose another")
         self.eos_id: int = eos
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+        self.encode("")  # the backend's flag is set before there can be two threads
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; the spelling of a special token inside it stays plain text."""
@@ -35,7 +36,9 @@ class TextTokenizer:
         with self._lock:
             if self._template is None:
                 # The flag is kept on the backend between calls: two threads would flip it for each other.
-                self._template = copy.deepcopy(self._plain)
+                template = copy.deepcopy(self._plain)
+                template("", add_special_tokens=False, split_special_tokens=False)
+                self._template = template
         ids: list[int] = self._template(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
         return ids
 

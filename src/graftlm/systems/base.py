@@ -48,6 +48,13 @@ class Parts:
     lm: LanguageModel
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
 
+    def encoder(self, modality: str) -> Encoder:
+        """The encoder of a modality. Raises: ConfigError when there is none."""
+        if modality not in self.encoders:
+            found = ", ".join(self.encoders) or "none"
+            raise ConfigError(f"system.encoder: expected one that reads {modality}, found {found}; choose another")
+        return self.encoders[modality]
+
 
 class System(nn.Module, ABC):
     """A published system: one file that wires parts.
@@ -136,11 +143,14 @@ class System(nn.Module, ABC):
         return found
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for the trained parts; frozen parts stay in evaluation mode."""
+        """Training mode for the trained parts; frozen parts, and running statistics everywhere, stay as they are."""
         super().train(mode)
         for part in (self.lm, *self.encoders.values()):
             if not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.eval()  # its statistics are no parameters: a checkpoint would not hold them
         return self
 
     @classmethod

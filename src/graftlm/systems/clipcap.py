@@ -63,7 +63,7 @@ class ClipCap(System):
     @classmethod
     def build(cls, config: ClipCapConfig, parts: Parts) -> Self:
         """Wires the parts. Raises: ConfigError when a fine-tuned LM is not in float32."""
-        in_dim = parts.encoders["image"].dim
+        in_dim = parts.encoder("image").dim
         out_dim = parts.lm.dim if config.inject == "embeds" else parts.lm.prefix_geometry.token_dim
         connector: Connector
         if config.mapper == "mlp":

@@ -56,7 +56,7 @@ class Frozen(System):
     @classmethod
     def build(cls, config: FrozenConfig, parts: Parts) -> Self:
         """Wires the parts. Raises: ConfigError when a trained LM is not in float32."""
-        encoder = parts.encoders["image"]
+        encoder = parts.encoder("image")
         system = cls(config, parts, Linear(encoder.dim, parts.lm.dim, config.num_tokens))
         set_training(system.lm, config.lm_training, config.init_seed, "system.lm_training", config.precision)
         set_training(encoder, config.encoder_training, config.init_seed, "system.encoder_training", "float32")

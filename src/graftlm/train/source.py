@@ -139,9 +139,14 @@ class StreamSource:
         self._before = self._stream.state_dict()
         wanted = self._chunk * self._batch_size
         sentences: list[Sentence] = []
+        useful = self._stream.epoch
         while len(sentences) < wanted:  # a stream's iterator ends with its epoch
             samples = islice(iter(self._stream), wanted - len(sentences))
-            sentences += [sample.sentence for sample in samples if any(part.target for part in sample.sentence)]
+            found = [sample.sentence for sample in samples if any(part.target for part in sample.sentence)]
+            sentences += found
+            useful = self._stream.epoch if found else useful
+            if self._stream.epoch > useful + 1:  # a whole epoch without any
+                raise DataError("data.train: expected sentences with a target in the stream, found none; check it")
         lengths = lengths_of(self._system, sentences)
         order = sorted(range(wanted), key=lambda index: (lengths[index].positions, index))
         size = self._batch_size
