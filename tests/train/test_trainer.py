@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
+from graftlm import grafts
 from graftlm.config import Recipe
 from graftlm.data.sentence import Sentence
 from graftlm.errors import CheckpointError, ConfigError, FrozenError, GraftError, UsageError
-from graftlm.storage import step_folders
+from graftlm.storage import step_folder, step_folders
 from graftlm.train.log import read_metrics
 from graftlm.train.setup import Run, prepare
 from graftlm.train.source import Source
@@ -182,6 +184,25 @@ def test_other_frozen_parts_than_the_checkpoints_are_refused(make_recipe: Recipe
             run.system.lm.tokens.weight.add_(1)  # type: ignore[union-attr, operator]
         with pytest.raises(CheckpointError, match="trained over other frozen parts"):
             trainer_of(run).run()
+
+
+def test_a_run_without_a_graft_loads_its_best_checkpoint_over_its_own_parts_only(
+    make_recipe: RecipeMaker, tmp_path: Path
+) -> None:
+    result = train(make_recipe(), run_folder=tmp_path, quiet=True)
+    finished = grafts.load(tmp_path).trainable_state()
+    shutil.rmtree(tmp_path / "graft")
+    unfinished = grafts.load(tmp_path).trainable_state()
+    assert all(torch.allclose(finished[name], tensor, atol=1e-2) for name, tensor in unfinished.items())
+    folder = step_folder(tmp_path / "checkpoints", result.best["step"])
+    state = json.loads((folder / "state.json").read_text())
+    state["frozen_parts"]["lm"]["fingerprint"] = "0" * 64
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="MANIFEST"):
+        grafts.load(tmp_path)
+    (folder / "MANIFEST.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="frozen part 'lm'"):
+        grafts.load(tmp_path)
 
 
 def test_a_frozen_weight_that_moves_stops_the_run(make_recipe: RecipeMaker, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from graftlm.storage import (
     sha256,
     step_folder,
     tensor_bytes,
+    verify,
 )
 from graftlm.systems.base import System, SystemConfig, system_class
 
@@ -151,12 +152,17 @@ def _load_unfinished(run: Path) -> System:
     newest, _ = newest_step(run / "checkpoints")
     if newest is None:
         raise CheckpointError(f"{run}: expected a whole checkpoint, found none; train it first")
-    best = read_json(newest / "state.json").get("progress", {}).get("best", {}).get("step")
-    folder = newest if best is None else step_folder(newest.parent, best)
+    progress = read_json(newest / "state.json").get("progress")
+    best = progress.get("best") if isinstance(progress, dict) else None
+    step = best.get("step") if isinstance(best, dict) else None
+    folder = step_folder(newest.parent, step) if isinstance(step, int) else newest
+    verify(folder)
     recipe = load_recipe(run / "recipe.yaml", system_fields=lambda name: system_class(name).Config)
     cls = system_class(recipe.system.name)
     config = cls.Config.model_validate(recipe.system.options())
     system = cls.build(config, load_parts(config))
+    parts = read_json(folder / "state.json").get("frozen_parts")
+    _check_parts(system, parts if isinstance(parts, dict) else {}, folder / "state.json")
     path = folder / "trainable.safetensors"
     copy_into(system.trainable_state(), read_tensors(path), str(path))
     return system.eval()

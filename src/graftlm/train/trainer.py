@@ -265,6 +265,7 @@ class Trainer:
                 "source": self._source.state(),
                 "random": states,
                 "frozen": guard.fingerprint,
+                "frozen_parts": {role: {"fingerprint": own} for role, own in self._system.fingerprints().items()},
             }
             tensors = optimizer_tensors(self._optimizer, self._names)
             folder = self._folder / "checkpoints"
