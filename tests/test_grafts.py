@@ -200,3 +200,9 @@ def test_ready_made_grafts_are_whole_and_small() -> None:
 def test_a_config_error_stays_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         complete_recipe({**TREE, "system": {"name": "nothing"}})
+
+
+def test_an_empty_name_is_no_graft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="found an empty one"):
+        load("")

@@ -79,3 +79,8 @@ def test_clearing_everything_has_to_be_said(photos: Path, capsys: pytest.Capture
 def test_an_empty_cache_says_where_it_would_be(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "info"]) == 0
     assert capsys.readouterr().out.startswith("nothing is cached in ")
+
+
+def test_clearing_an_empty_cache_says_so(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "clear", "--all"]) == 0
+    assert "nothing is cached in" in capsys.readouterr().out

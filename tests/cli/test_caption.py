@@ -106,3 +106,11 @@ def test_a_question_stands_between_picture_and_answer(
 def test_the_python_one_liners_answer_the_same(parrot: Parrot, photos: Path) -> None:
     assert graftlm.caption(str(photos / "b.png")) == "b  3"
     assert graftlm.ask(str(photos / "b.png"), "What?", beams=1) == "b Question: What? Answer: 1"
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    parrot: Parrot, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    assert main(["caption", ""]) == 2
+    assert "found an empty one" in capsys.readouterr().err

@@ -41,3 +41,12 @@ def test_nothing_usable_is_exit_code_one(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_an_unknown_option_is_exit_code_two(tmp_path: Path) -> None:
     assert main(["data", "check", str(tmp_path), "--colour"]) == 2
+
+
+def test_a_bad_photo_without_a_row_is_named_without_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = tmp_path / "zero.jpg"
+    photo.write_bytes(b"")
+    assert main(["data", "check", str(photo)]) == 1
+    told = capsys.readouterr().err
+    assert "row None" not in told
+    assert f"first in {photo}: expected a photo, found an empty file" in told

@@ -78,7 +78,7 @@ def clear(
     """Remove cached features, of one encoder or of all; they are computed again when needed."""
     import json
 
-    from graftlm.features import clear_caches, list_caches
+    from graftlm.features import clear_caches, default_folder, list_caches
 
     if bool(fingerprint) == everything:
         raise UsageError("expected a fingerprint (see `graft cache info`) or --all, found both or neither")
@@ -89,6 +89,8 @@ def clear(
     removed = clear_caches(fingerprint=fingerprint)
     if as_json:
         typer.echo(json.dumps({"removed": [_cache_row(cache) for cache in removed]}))
+    elif not removed:
+        typer.echo(f"nothing is cached in {default_folder()}")
     for cache in removed if not as_json else ():
         typer.echo(f"removed {_line(cache)}")
 

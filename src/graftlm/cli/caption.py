@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftlm.errors import DataError
+from graftlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from graftlm.data.sentence import Sentence
@@ -53,8 +53,13 @@ def caption(
 
 
 def find_photos(names: Sequence[str]) -> Iterator[str]:
-    """Files as they are named, folders as the pictures in them. Raises: DataError for a folder without pictures."""
+    """Files as they are named, folders as the pictures in them.
+
+    Raises: DataError for a folder without pictures; UsageError for an empty name, which would be the current folder.
+    """
     for name in names:
+        if not name.strip():
+            raise UsageError("expected the path of a photo or a folder, found an empty one; for this folder give '.'")
         if not Path(name).is_dir():
             yield name
             continue

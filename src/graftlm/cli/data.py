@@ -55,7 +55,7 @@ def summary(report: CheckReport) -> str:
         f"  per photo  {_spread(report.per_photo)}",
         f"  words      {_spread(report.words)}",
         f"  bad rows   {bad:,}" + "".join(f"\n    {count:,} {reason}" for reason, count in report.reasons.items()),
-        *(f"    {error.file}, row {error.row}: {error.message}" for error in report.errors),
+        *(f"    {error.place}: {error.message}" for error in report.errors),
         f"  equal      {report.equal:,} sets of equal photos, {report.leaks:,} of them across splits",
         *(f"    {'  =  '.join(group)}" for group in report.duplicates[:5]),
         f"  sheet      {report.sheet or 'none: no photo could be decoded'}",

@@ -45,6 +45,11 @@ class BadRow:
     file: str
     row: int | str | None = None
 
+    @property
+    def place(self) -> str:
+        """The file, and the row where there is one."""
+        return self.file if self.row is None else f"{self.file}, row {self.row}"
+
 
 class Ledger:
     """Collects bad rows; threads may share it.

@@ -66,6 +66,9 @@ def _chosen(samples: Sequence[Sample], options: Options) -> list[Sample]:
         raise UsageError(f"limit: expected at least 1 sample, found {options.limit}")
     if options.batch_size < 1 or options.beam < 1:
         raise UsageError(f"expected batch size and beam of at least 1, found {options.batch_size} and {options.beam}")
+    for name in options.controls or ():  # before hours of answers, not after them
+        if name not in CONTROLS:
+            raise UsageError(f"unknown control '{name}' (there are: {', '.join(CONTROLS)})")
     count = len(samples) if options.limit is None else min(options.limit, len(samples))
     chosen = [samples[number] for number in range(count)]
     if not chosen:
@@ -77,9 +80,6 @@ def _controls(
     task: Task, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress
 ) -> tuple[dict[str, Mapping[str, float]], list[str]]:
     wanted = task.controls if options.controls is None else options.controls
-    for name in wanted:
-        if name not in CONTROLS:
-            raise UsageError(f"unknown control '{name}' (there are: {', '.join(CONTROLS)})")
     if wanted and not shows_pictures(samples):
         return {}, ["no controls: the prompts show no picture"]
     found: dict[str, Mapping[str, float]] = {}

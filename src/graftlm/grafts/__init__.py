@@ -102,6 +102,8 @@ def locate(source: str | Path) -> Path:
     name = str(source)
     if name in ready_made():
         return ready_made()[name]
+    if not name.strip():  # it would be the current folder
+        raise CheckpointError("expected the name or the folder of a graft, found an empty one")
     path = Path(source)
     if path.is_dir():
         return _inside(path)

@@ -141,7 +141,7 @@ class PackedLlama:
         mixed = (mixed * places.cos).add_(turned)
         new = mixed[:, self._heads :].view(-1, 2, groups, width)  # (T, 2, G, d)
         if length == 1:
-            kept[:, :, :, start] = new.transpose(0, 1)
+            kept.select(3, start).copy_(new.transpose(0, 1))
             query = mixed[:, : self._heads].reshape(rows, groups, -1, width)  # (B, G, g, d)
         else:
             kept[:, :, :, start : start + length] = 0
@@ -149,10 +149,8 @@ class PackedLlama:
             padded = mixed.new_zeros(rows, length, self._heads, width)
             padded[places.rows, places.columns] = mixed[:, : self._heads]
             query = padded.transpose(1, 2).reshape(rows, groups, -1, width)  # (B, G, g * L, d)
-        end = start + length
-        read = F.scaled_dot_product_attention(
-            query, kept[0, :, :, :end], kept[1, :, :, :end], places.mask, scale=self._scaling
-        )
+        keys, values = kept.narrow(3, 0, start + length).unbind(0)  # (B, G, S, d) each
+        read = F.scaled_dot_product_attention(query, keys, values, places.mask, scale=self._scaling)
         if length == 1:
             read = read.reshape(rows, -1)  # (B, H * d)
         else:

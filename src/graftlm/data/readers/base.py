@@ -339,5 +339,5 @@ def usable(rows: Sequence[T], spec: Spec, ledger: Ledger, file: Path) -> Sequenc
         raise DataError(f"{file}: expected rows, found none; check the path, the split and the reader")
     first = ledger.entries[0]
     raise DataError(
-        f"{file}: expected usable rows, found none ({ledger.summary()}; first in row {first.row}: {first.message})"
+        f"{file}: expected usable rows, found none ({ledger.summary()}; first in {first.place}: {first.message})"
     )
