@@ -262,3 +262,17 @@ def test_the_page_says_when_a_photo_cannot_be_shown(tmp_path: Path) -> None:
     samples = [Sample(Sentence.of(Image(str(broken))), "broken.jpg", ("a thing",))]
     report = evaluate(Monotone(), "captioning", samples, Options(controls=()))
     assert "is not a picture" in report.save(tmp_path / "r.json", samples).read_text("utf-8")
+
+
+def test_an_unknown_control_is_refused_before_anything_is_asked() -> None:
+    asked: list[str] = []
+    samples = captioned()
+    with pytest.raises(UsageError, match="unknown control 'deaf'"):
+        evaluate(
+            Knowing(samples),
+            "captioning",
+            samples,
+            Options(controls=("deaf",)),
+            progress=lambda stage, done, total: asked.append(stage),
+        )
+    assert not asked
