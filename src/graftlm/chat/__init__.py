@@ -1,0 +1,1 @@
+"""Dialogues with a graft: its answers, the commands between them, the history on the disk, the terminal."""
