@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from graftlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from graftlm.data.sample import Sample
@@ -26,30 +29,57 @@ def evaluate(
     beam: Annotated[int, typer.Option(min=1, max=64, help="Beams; 1 is greedy and quickest.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences answered at once.")] = 16,
     controls: Annotated[str | None, typer.Option(help="As blind,shuffled,text-only; 'none' for none.")] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(metavar="GRAFT", help="Another graft for a column of the table; repeatable.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The task's own, as compat=official.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write JSON with all rows, and the page, here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a graft on a task, with intervals and with its blind and shuffled controls beside it."""
     import json
 
+    from graftlm.evaluate.controls import check_controls
     from graftlm.evaluate.run import evaluate as run
     from graftlm.evaluate.task import Options, find_task
 
-    find_task(task)
+    find_task(task).check(_settings(changes or ()))
+    target = _target(graft, task, report)
     wanted = None if controls is None else tuple(name for name in controls.split(",") if name and name != "none")
-    name = Path(graft).name if Path(graft).exists() else graft
-    options = Options(seed=seed, beam=beam, limit=limit, batch_size=batch_size, controls=wanted, graft=name)
+    check_controls(wanted or ())
+    options = Options(
+        seed, beam, limit, batch_size, controls=wanted, graft=_name(graft), settings=_settings(changes or ())
+    )
     samples = _samples(data, split, limit)
     system = _system(graft, samples)
+    others = {_name(other): _system(other, samples) for other in beside or ()}
     with _bar() as progress:
-        found = run(system, task, samples, options, progress=progress)
-    pages = _save(found, samples, graft, report)
+        found = run(system, task, samples, options, beside=others, progress=progress)
+    pages = _save(found, samples, graft, target)
     if as_json:
         typer.echo(json.dumps(found.summary()))
     else:
         _print(found)
     for page in pages:
         typer.echo(f"report: {page}", err=True)
+
+
+def _settings(changes: Sequence[str]) -> dict[str, str]:
+    pairs = [change.partition("=") for change in changes]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise UsageError(f"--set {key}{equals}{value}: expected KEY=VALUE, for example --set compat=official")
+    return {key: value for key, _, value in pairs}
+
+
+def _name(graft: str) -> str:
+    """What a report calls a graft: its folder's name, or its run's."""
+    path = Path(graft)
+    if not path.exists():
+        return graft
+    return path.resolve().parent.name if path.name == "graft" else path.name
 
 
 def _samples(data: str, split: str | None, limit: int | None) -> Sequence[Sample]:
@@ -77,7 +107,7 @@ def _system(graft: str, samples: Sequence[Sample]) -> System:
         assert isinstance(encoder, Encoder)
         if not any(parameter.requires_grad for parameter in encoder.parameters()):
             cached = CachedEncoder(encoder, home() / "features")
-            media = [part for sample in samples for part in sample.sentence.prompt().media()]
+            media = [part for sample in samples for part in sample.sentence.media()]
             cached.build([part for part in media if type(part).__name__.lower() == modality])
             system.encoders[modality] = cached
     return system
@@ -101,18 +131,38 @@ def _bar() -> Iterator[Progress]:
 
 
 def _save(found: Report, samples: Sequence[Sample], graft: str, target: Path | None) -> list[Path]:
-    """Writes the report where asked, or beside the run that was evaluated; a mere graft leaves no file."""
+    """Writes the report where there is a place for it, with the curve of the run that was evaluated."""
     from graftlm.train.log import read_metrics
 
+    log = _log_of(graft)
+    return [found.save(target, samples, training=read_metrics(log) if log else ())] if target else []
+
+
+def _log_of(graft: str) -> Path | None:
     run = Path(graft)
-    log = next((folder / "metrics.jsonl" for folder in (run, run.parent) if (folder / "metrics.jsonl").is_file()), None)
-    if target is None:
-        if log is None:
-            return []
-        target = log.parent / "reports" / f"{found.task}.json"
-    elif not target.suffix:
-        target = target / f"{found.task}.json"
-    return [found.save(target, samples, training=read_metrics(log) if log else ())]
+    return next(
+        (folder / "metrics.jsonl" for folder in (run, run.parent) if (folder / "metrics.jsonl").is_file()), None
+    )
+
+
+def _target(graft: str, task: str, report: Path | None) -> Path | None:
+    """Where the report goes: where asked, or beside the run that is evaluated; a mere graft leaves no file.
+
+    Raises: UsageError for a file of another kind; DataError where nothing can be written. Hours of answers come after.
+    """
+    log = _log_of(graft)
+    if report is None and log is None:
+        return None
+    target = report or (log.parent if log else Path()) / "reports"
+    target = target if target.suffix else target / f"{task}.json"
+    if target.suffix not in (".json", ".html") or target.is_dir():
+        raise UsageError(f"--report: expected a folder or a .json file, found {target.name}; give another path")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            return target
+    except OSError as error:
+        raise DataError(f"--report {target}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def _print(found: Report) -> None:
@@ -120,12 +170,13 @@ def _print(found: Report) -> None:
     from rich.table import Table
 
     table = Table(title=f"{found.graft}: {found.task}, n = {found.n}, seed {found.seed}, {found.seconds:.0f} s")
-    for head in ("metric", "score", "95 % interval", *found.controls):
+    for head in ("metric", "score", "95 % interval", *found.baselines, *found.controls):
         table.add_column(head, justify="left" if head == "metric" else "right")
     for name, value in found.metrics.items():
         ends = found.intervals.get(name)
         interval = f"{ends[0]:.1f} to {ends[1]:.1f}" if ends else ""
-        table.add_row(name, f"{value:.1f}", interval, *(_cell(values, name) for values in found.controls.values()))
+        others = (*found.baselines.values(), *found.controls.values())
+        table.add_row(name, f"{value:.1f}", interval, *(_cell(values, name) for values in others))
     console = Console()
     console.print(table)
     for note in found.notes:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from graftlm.data.media import black_image
 from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image, Media, Part, Sentence, Text
-from graftlm.errors import DataError
+from graftlm.errors import DataError, UsageError, unknown
 from graftlm.evaluate.answers import part_key
 
 LEAD_IN = "A photo of"
@@ -55,6 +55,13 @@ CONTROLS: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {
     "shuffled": shuffled,
     "text-only": text_only,
 }
+
+
+def check_controls(names: Sequence[str]) -> None:
+    """Raises: UsageError for a control that does not exist."""
+    for name in names:
+        if name not in CONTROLS:
+            raise UsageError(unknown("control", name, CONTROLS))
 
 
 def shows_pictures(samples: Sequence[Sample]) -> bool:

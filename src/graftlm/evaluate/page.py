@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from graftlm.evaluate.report import Report
     from graftlm.evaluate.task import Row
 
-PHOTO_PX = 224
+PHOTO_PX, FOUND_PX = 224, 96
 SHOWN = 12
 _REFERENCES = 5
 _TEMPLATE = Path(__file__).with_name("page.html")
-_UNITS = {"distinct": "different answers", "mean length": "words"}
+_UNITS = {
+    "distinct": "different answers",
+    "mean length": "words",
+}
 _CONTROL_WORDS = {
     "blind": "every picture black",
     "shuffled": "every picture another sample's",
@@ -62,11 +65,12 @@ def pick(report: Report) -> list[tuple[str, str, list[Row]]]:
     """Title, hint and rows of what is shown: the best, the worst, and some drawn by the report's seed."""
     rows = sorted(report.rows, key=lambda row: (row.scores.get(report.headline, 0.0), row.key), reverse=True)
     by = f"by {report.headline} of the sample"
+    shown = "; the photo sought, then the first found, the right one framed" if any(row.found for row in rows) else ""
     if len(rows) <= SHOWN:
-        return [("All samples", by, rows)] if rows else []
+        return [("All samples", by + shown, rows)] if rows else []
     random_rows = random.Random(report.seed).sample(rows, SHOWN)
     return [
-        ("Drawn at random", "read these first: nobody chose them", random_rows),
+        ("Drawn at random", f"read these first: nobody chose them{shown}", random_rows),
         ("Best", by, rows[:SHOWN]),
         ("Worst", by, rows[: -SHOWN - 1 : -1]),
     ]
@@ -84,7 +88,7 @@ def _facts(report: Report) -> str:
 
 
 def _tile_names(report: Report) -> list[str]:
-    wanted = [report.headline, "BLEU-4", "ROUGE-L", "METEOR", "BLEU-1"]
+    wanted = [report.headline, "BLEU-4", "ROUGE-L", "METEOR", "BLEU-1", "t2i R@1", "i2t R@1", "t2i R@1 (5 captions)"]
     return [name for name in dict.fromkeys(wanted) if name in report.metrics][:4]
 
 
@@ -113,22 +117,22 @@ def _share(value: float, top: float) -> str:
 
 
 def _table(report: Report) -> str:
-    controls = list(report.controls)
-    heads = "".join(
-        f"<th>{escape(name)}<small>{escape(_CONTROL_WORDS.get(name, ''))}</small></th>" for name in controls
-    )
-    rows = "".join(_table_row(report, name, controls) for name in report.metrics)
+    others = [(name, "beside it", values) for name, values in report.baselines.items()]
+    others += [(name, _CONTROL_WORDS.get(name, ""), values) for name, values in report.controls.items()]
+    heads = "".join(f"<th>{escape(name)}<small>{escape(words)}</small></th>" for name, words, _ in others)
+    rows = "".join(_table_row(report, name, [values for *_, values in others]) for name in report.metrics)
     return (
         "<table><thead><tr><th>metric</th><th>score<small>percent</small></th><th>95 % interval<small>bootstrap</small>"
         f"</th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
-def _table_row(report: Report, name: str, controls: Iterable[str]) -> str:
+def _table_row(report: Report, name: str, columns: Iterable[Mapping[str, float]]) -> str:
     ends = report.intervals.get(name)
     digits = 0 if name == "distinct" else 1
-    cells = [_number(report.controls[control].get(name), digits) for control in controls]
-    unit = f"<small>{_UNITS[name]}</small>" if name in _UNITS else ""
+    cells = [_number(values.get(name), digits) for values in columns]
+    words = "1 is best" if "median rank" in name else _UNITS.get(name)
+    unit = f"<small>{words}</small>" if words else ""
     interval = f"{ends[0]:.1f} to {ends[1]:.1f}" if ends else ""
     others = "".join(f"<td class='other'>{cell}</td>" for cell in cells)
     return (
@@ -142,30 +146,42 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _group(title: str, hint: str, rows: Sequence[Row], report: Report, samples: Mapping[str, Sample]) -> str:
-    cards = "".join(_card(row, report, samples.get(row.key)) for row in rows)
+    cards = "".join(_card(row, report, samples) for row in rows)
     return f"<section><h2>{escape(title)} <small>{escape(hint)}</small></h2><div class='photos'>{cards}</div></section>"
 
 
-def _card(row: Row, report: Report, sample: Sample | None) -> str:
-    parts = sample.sentence.prompt() if sample else ()
-    pictures = "".join(_picture(part.source, row.key) for part in parts if isinstance(part, Image))
+def _card(row: Row, report: Report, samples: Mapping[str, Sample]) -> str:
+    pictures = _pictures(samples.get(row.sample or row.key), row.key, PHOTO_PX)
     prompt = f"<p class='prompt'>{escape(row.prompt.strip())}</p>" if row.prompt.strip() else ""
     references = "".join(f"<li>{escape(text)}</li>" for text in row.references[:_REFERENCES])
     score = row.scores.get(report.headline)
     badge = f"<span class='badge'>{escape(report.headline)} {score:.0f}</span>" if score is not None else ""
     answer = escape(row.prediction) or "<em>nothing</em>"
+    if row.found:
+        answer = f"rank {row.scores['rank']:.0f}" if "rank" in row.scores else ""
+        references = "".join(_found(key, key in row.references, samples) for key in row.found)
     return (
         f"<article class='card photo'><div class='shot'>{pictures}{badge}</div>{prompt}<p class='answer'>{answer}</p>"
-        f"<ul>{references}</ul><footer>{escape(row.key)}</footer></article>"
+        f"<ul{' class=found' if row.found else ''}>{references}</ul><footer>{escape(row.key)}</footer></article>"
     )
 
 
-def _picture(source: Media, key: str) -> str:
+def _found(key: str, is_right: bool, samples: Mapping[str, Sample]) -> str:
+    """One picture that was found."""
+    return f"<li{' class=right' if is_right else ''}>{_pictures(samples.get(key), key, FOUND_PX)}</li>"
+
+
+def _pictures(sample: Sample | None, key: str, size: int) -> str:
+    parts = sample.sentence.prompt() if sample else ()
+    return "".join(_picture(part.source, key, size) for part in parts if isinstance(part, Image))
+
+
+def _picture(source: Media, key: str, size: int) -> str:
     try:
         picture = load_image(source)
     except BadSampleError as error:
         return f"<p class='note'>{escape(str(error))}</p>"
-    picture.thumbnail((PHOTO_PX, PHOTO_PX))
+    picture.thumbnail((size, size))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=80)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

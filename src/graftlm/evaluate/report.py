@@ -23,6 +23,7 @@ class Report:
     Attributes:
         metrics, intervals: of the task itself, by the field's names
         controls: control -> metrics, of the same samples with the picture made useless
+        baselines: other system -> its metrics on the same samples
         rows: one per sample, in the order of the data
         headline: the metric that best and worst samples are picked by
         notes: what was left out, and why
@@ -45,9 +46,10 @@ class Report:
     config_hash: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     answer_seconds: float = 0.0
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """What `graft evaluate --json` prints: task graft n seed seconds metrics intervals controls, and notes."""
+        """What `graft evaluate --json` prints: task graft n seed seconds metrics intervals controls baselines notes."""
         return {
             "task": self.task,
             "graft": self.graft,
@@ -57,6 +59,7 @@ class Report:
             "metrics": _rounded(self.metrics),
             "intervals": {name: [round(end, _DIGITS) for end in ends] for name, ends in self.intervals.items()},
             "controls": {name: _rounded(values) for name, values in self.controls.items()},
+            "baselines": {name: _rounded(values) for name, values in self.baselines.items()},
             "notes": list(self.notes),
         }
 
@@ -94,6 +97,7 @@ def _row(row: Row) -> dict[str, Any]:
         "prediction": row.prediction,
         "references": list(row.references),
         "scores": _rounded(row.scores),
+        **({"found": list(row.found)} if row.found else {}),
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from graftlm.data.sample import Sample
 from graftlm.errors import DataError, GraftError, UsageError
-from graftlm.evaluate.controls import CONTROLS, shows_pictures
+from graftlm.evaluate.controls import CONTROLS, check_controls, shows_pictures
 from graftlm.evaluate.report import Report
 from graftlm.evaluate.task import Options, Progress, Task, find_task
 from graftlm.systems.base import Responder
@@ -27,20 +27,27 @@ def evaluate(
     samples: Sequence[Sample],
     options: Options | None = None,
     *,
+    beside: Mapping[str, Responder] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Asks `responder` every sample, and again for each control, and scores the answers.
 
+    `beside`: other systems by name, asked the same samples; their metrics are the report's baselines.
     Raises: UsageError for an unknown task or control; DataError when there is no sample or one lacks its references.
     """
     options = options or Options()
     task = find_task(task_name)
+    task.check(options.settings)
     chosen = _chosen(samples, options)
     tell = progress or _silent
     start = time.perf_counter()
     outcome = task.run(responder, chosen, options, tell)
     answered = time.perf_counter()
     controls, notes = _controls(task, responder, chosen, options, tell)
+    baselines = {
+        name: task.run(other, chosen, replace(options, resamples=1), _renamed(tell, name)).metrics
+        for name, other in (beside or {}).items()
+    }
     config = _config(task, responder, chosen, options)
     return Report(
         task=task.name,
@@ -58,6 +65,7 @@ def evaluate(
         config_hash=_hash(config),
         versions=versions(),
         answer_seconds=answered - start,
+        baselines=baselines,
     )
 
 
@@ -66,9 +74,7 @@ def _chosen(samples: Sequence[Sample], options: Options) -> list[Sample]:
         raise UsageError(f"limit: expected at least 1 sample, found {options.limit}")
     if options.batch_size < 1 or options.beam < 1:
         raise UsageError(f"expected batch size and beam of at least 1, found {options.batch_size} and {options.beam}")
-    for name in options.controls or ():  # before hours of answers, not after them
-        if name not in CONTROLS:
-            raise UsageError(f"unknown control '{name}' (there are: {', '.join(CONTROLS)})")
+    check_controls(options.controls or ())  # before hours of answers, not after them
     count = len(samples) if options.limit is None else min(options.limit, len(samples))
     chosen = [samples[number] for number in range(count)]
     if not chosen:

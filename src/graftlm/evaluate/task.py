@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from graftlm.data.sample import Sample
-from graftlm.errors import UsageError
+from graftlm.errors import UsageError, unknown
 from graftlm.evaluate.metrics.bootstrap import Interval
 from graftlm.lm.decode import Decoding
 from graftlm.systems.base import Responder
@@ -50,13 +49,22 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample's result. `scores`: this sample alone, in percent; `prompt`: the words before the answer."""
+    """One sample's result.
+
+    Attributes:
+        scores: this sample alone, in percent; ranks count from 1
+        prompt: the words before the answer
+        found: keys of the samples whose pictures were found, best first
+        sample: key of the sample that a row of another key belongs to
+    """
 
     key: str
     prediction: str
     references: tuple[str, ...]
     scores: Mapping[str, float]
     prompt: str = ""
+    found: tuple[str, ...] = ()
+    sample: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +84,27 @@ class Task(ABC):
         name: as on the command line, and the file's
         headline: the metric that best and worst samples are picked by; every row has it
         controls: which controls belong to it, see `controls.CONTROLS`
+        settings: what can be chosen for it alone (`Options.settings`), with the values of each, the default first
     """
 
     name: ClassVar[str]
     headline: ClassVar[str]
     controls: ClassVar[tuple[str, ...]] = ("blind", "shuffled", "text-only")
+    settings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raises: UsageError for a setting that the task does not have, or a value that it does not know."""
+        for name, value in settings.items():
+            if name not in self.settings:
+                there = ", ".join(self.settings) or "none"
+                raise UsageError(f"{self.name}: unknown setting '{name}' (there are: {there})")
+            if value not in self.settings[name]:
+                expected = " or ".join(self.settings[name])
+                raise UsageError(f"{self.name}: setting '{name}': expected {expected}, found '{value}'")
+
+    def chosen(self, options: Options, name: str) -> str:
+        """The value of a setting, or its default."""
+        return str(options.settings.get(name, self.settings[name][0]))
 
     @abstractmethod
     def decoding(self, beam: int) -> Decoding:
@@ -103,9 +127,7 @@ def find_task(name: str) -> Task:
     """The task of a name. Raises: UsageError for an unknown one, with the nearest."""
     names = task_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"unknown task '{name}'{hint} (there are: {', '.join(names)})")
+        raise UsageError(unknown("task", name, names))
     module = importlib.import_module(f"graftlm.evaluate.tasks.{name}")
     found = [item for item in vars(module).values() if isinstance(item, type) and getattr(item, "name", None) == name]
     task = found[0]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,3 +78,22 @@ def parquet(path: Path, rows: Sequence[Mapping[str, Any]], group: int = 2) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path, row_group_size=group)
     return path
+
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+def vist(folder: Path) -> Path:
+    """VIST's stories in the official layout, with all photos but one."""
+    names = [f"{album}0{number}.jpg" for album in (1, 2, 3, 4) for number in (1, 2, 3, 4, 5)]
+    photos(folder / "images", [name for name in names if name != "303.jpg"])
+    shutil.copy(FIXTURES / "vist" / "val.story-in-sequence.json", folder)
+    return folder
+
+
+def visdial(folder: Path) -> Path:
+    """VisDial's dialogues and dense annotations in the official layout, with their photos."""
+    photos(folder / "images", [f"VisualDialog_val2018_{number:012d}.jpg" for number in (185565, 284024, 574189)])
+    for file in (FIXTURES / "visdial").iterdir():
+        shutil.copy(file, folder)
+    return folder
