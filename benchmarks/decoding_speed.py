@@ -6,6 +6,7 @@ Sixteen things to describe in one short sentence: prompts of different length wh
 captions do (SmolLM2-135M: after 12 to 26 tokens), or at `--max-tokens`. The two run in turn (A B A B),
 so that a busy machine disturbs both; a side's figure is the median of its rounds. `theirs` is an untouched model of
 transformers with its default attention, fed ids with the padding on the left.
+`peak_memory_gb`: of a fresh process that only loads and runs one side.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from memory import peaks_of, report_peak
 
 from graftlm.backbones import load_lm
 from graftlm.data.tokenize import Row, TokenBatch, collate
@@ -112,8 +116,13 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory", choices=("ours", "theirs"), help="run this side alone and print its peak memory")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.memory:
+        run_one(options)
+        return
+    options.peaks = peaks_of(__file__, ("ours", "theirs"), sys.argv[1:])
     lm = load_lm(options.lm, options.precision)
     lm.requires_grad_(False)
     model = plain_model(options.lm, options.precision)
@@ -132,6 +141,24 @@ def main() -> None:
     report(options, seconds, answers)
 
 
+def run_one(options: argparse.Namespace) -> None:
+    """One side alone, for its memory."""
+    lm = load_lm(options.lm, options.precision)
+    lm.requires_grad_(False)
+    batch = batch_of(lm, options.batch)
+    if options.memory == "theirs":
+        # Its default attention; parameters as they come, see `plain_model`.
+        lm.model.set_attn_implementation("sdpa")
+        lm.model.requires_grad_(True)
+        lm.model.generation_config.max_length = None
+    for _ in range(options.rounds):
+        if options.memory == "ours":
+            ours(lm, batch, options.max_tokens)
+        else:
+            theirs(lm.model, lm, batch, options.max_tokens)
+    report_peak()
+
+
 def report(options: argparse.Namespace, seconds: dict[str, list[float]], answers: dict[str, list[list[int]]]) -> None:
     """The table, and the object of the contract."""
     tokens = sum(len(row) for row in answers["theirs"])
@@ -146,6 +173,7 @@ def report(options: argparse.Namespace, seconds: dict[str, list[float]], answers
         "equal_tokens": answers["ours"] == answers["theirs"],
         "lm": options.lm,
         "precision": options.precision,
+        "peak_memory_gb": options.peaks,
         "batch": options.batch,
         "tokens": tokens,
         "longest": max(len(row) for row in answers["theirs"]),
@@ -154,6 +182,7 @@ def report(options: argparse.Namespace, seconds: dict[str, list[float]], answers
     print(f"{'side':8} {'s (median)':>10} {'tokens/s':>10}")
     for side in ("ours", "theirs"):
         print(f"{side:8} {median[side]:10.3f} {speed[side]:10.1f}")
+    print(f"peak memory: ours {options.peaks['ours']:.2f} GB, theirs {options.peaks['theirs']:.2f} GB")
     print(f"ratio {result['ratio']}, equal tokens: {result['equal_tokens']}")
     if options.json:
         print(json.dumps(result))

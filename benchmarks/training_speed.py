@@ -9,8 +9,11 @@ every step, pads on the right, and calls transformers' own forward with labels, 
 
 `ours`, `theirs`: captions per second, measured in turns of `--seconds`. With `--minutes M` the plain way then trains
 for M minutes and is validated, and ours trains with a budget of a third of that: `minutes_ours` is when its validation
-first reached the plain way's loss (null if never). Validation counts on no clock. Encoding the photos once is told
-apart as `minutes_features`; it is shared by all later runs.
+first reached the plain way's loss (null if never). In the race alone ours starts its prefix from words, with a shorter
+warm-up, which the plain way has no means for (`--ours-set`, an empty one takes it away). Validation counts on no clock.
+Encoding the photos once is told apart as `minutes_features`; it is shared by all later runs.
+
+`peak_memory_gb`: of a fresh process that trains one way alone for `--seconds`, loading and features of ours included.
 """
 
 from __future__ import annotations
@@ -18,17 +21,18 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
+from memory import peaks_of, report_peak
 from torch import Tensor
 
 from graftlm import backbones
@@ -50,6 +54,8 @@ from graftlm.train.validate import TOTAL, Validation
 
 ROOT = Path(__file__).resolve().parents[1]
 
+OURS = ("system.start_text='A short description of what the photo shows:'", "train.warmup_steps=30")
+
 
 class PlainWay:
     """What one writes first: transformers' model, all logits, photos encoded in every step."""
@@ -70,6 +76,11 @@ class PlainWay:
         self.steps = 0
         self.train_s = 0.0
         self._batches = shuffled(samples, recipe.train.batch_size, recipe.train.seed)
+
+    def leave_ours(self) -> None:
+        """Lets go of our own language model: one model is all that the plain way holds."""
+        lm: Any = self.system.lm
+        lm.model, lm._decoder, lm._layers = self.model, self.model.base_model, []
 
     def train(self, seconds: float, budget_s: float | None = None) -> float:
         """Trains for so long; captions per second. The rate follows `budget_s`."""
@@ -187,10 +198,29 @@ def limited(recipe: Recipe, photos: int | None) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
+def recipe_of(options: argparse.Namespace, more: Iterable[str] = ()) -> Recipe:
+    """The recipe over the given data; `more`: changes after all others."""
+    changes = [f"data.{part}.path={options.data}" for part in ("train", "val")]
+    return limited(read_recipe(options.recipe, [*changes, *options.overrides, *more]), options.photos)
+
+
+def run_one(options: argparse.Namespace, place: Path) -> None:
+    """One way alone, for its memory; `features` only sees to it that they are there."""
+    recipe = recipe_of(options)
+    if options.memory == "features":
+        open_data(build_system(recipe), recipe, Ledger(), quiet=options.json)
+    elif options.memory == "ours":
+        OurWay(recipe, place).train(options.seconds / 60, eval_every=0, save_every=0)
+    else:
+        plain = PlainWay(recipe, with_targets(read_all(recipe.data.train, Ledger()), "data.train"))
+        plain.leave_ours()
+        plain.train(options.seconds)
+    report_peak()
+
+
 def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Rates in turns, then the race to a loss."""
-    changes = [f"data.{part}.path={options.data}" for part in ("train", "val")]
-    recipe = limited(read_recipe(options.recipe, [*changes, *options.overrides]), options.photos)
+    recipe = recipe_of(options)
     begin = time.perf_counter()
     reader = build_system(recipe)
     open_data(reader, recipe, Ledger(), quiet=options.json)
@@ -212,9 +242,12 @@ def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
         "unit": "captions/s",
         "loss_difference": round(difference_at_start(recipe, plain), 4),
         "minutes_features": round(features_s / 60, 2),
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_memory_gb": options.peaks,
     }
-    return {**result, **race(recipe, ours, reader, options.minutes)} if options.minutes else result
+    if not options.minutes:
+        return result
+    started = recipe_of(options, OURS if options.ours is None else filter(None, options.ours))
+    return {**result, **race(recipe, OurWay(started, place / "race"), reader, options.minutes)}
 
 
 def difference_at_start(recipe: Recipe, plain: PlainWay) -> float:
@@ -262,11 +295,21 @@ def main() -> int:
     parser.add_argument("--recipe", default=str(ROOT / "recipes" / "clipcap_flickr8k.yaml"))
     parser.add_argument("--photos", type=int, help="only so many photos, for a quick look")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE")
+    parser.add_argument("--ours-set", dest="ours", action="append", help="as --set, for our race alone")
+    parser.add_argument(
+        "--memory", choices=("features", "ours", "theirs"), help="run this alone, print its peak memory"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
+        if options.memory:
+            run_one(options, Path(place))
+            return 0
+        peaks = peaks_of(__file__, ("features", "ours", "theirs"), sys.argv[1:])
+        options.peaks = {way: peaks[way] for way in ("ours", "theirs")}
         result = measure(options, Path(place))
     if not options.json:
         print(f"ours    {result['ours']:8.2f} captions/s\nplain   {result['theirs']:8.2f} captions/s")
+        print(f"peak memory: ours {options.peaks['ours']:.2f} GB, plain {options.peaks['theirs']:.2f} GB")
         if options.minutes:
             print(f"plain: loss {result['loss_plain']} after {result['minutes_plain']} minutes of training")
             print(f"ours:  the same after {result['minutes_ours']} minutes")

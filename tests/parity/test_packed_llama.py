@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from graftlm.lm.base import KVPrefix, LMInputs
 from graftlm.lm.decode import Decoding, decode
+from graftlm.lm.frozen_llama import FrozenLlama, is_packable
 from graftlm.lm.huggingface import HuggingFaceLM
-from graftlm.lm.packed_llama import PackedLlama, is_packable
 from tests.parity.test_decode_parity import VOCAB, tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -96,6 +97,21 @@ def test_bfloat16_answers_of_a_batch_are_those_of_generate() -> None:
 
 
 @torch.no_grad()
+def test_a_single_step_may_leave_rows_out() -> None:
+    lm, first, found = wrapped(llama()), prompts((5, 5, 5)), []
+    embeds = torch.randn(3, 1, WIDTH, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+    step = LMInputs(embeds, torch.tensor([[True], [False], [True]]))
+    for is_packed in (True, False):
+        cache = lm.new_cache(3, 8)
+        cache.packed = cache.packed if is_packed else None
+        lm(first, cache=cache)
+        lm(step, cache=cache)
+        found.append(lm(LMInputs(embeds, torch.ones(3, 1, dtype=torch.bool)), cache=cache).logits)
+    error = (found[0] - found[1]).norm() / found[1].norm()
+    assert float(error) < 0.03
+
+
+@torch.no_grad()
 def test_a_prefix_and_all_logits_come_out_as_on_the_plain_path() -> None:
     lm, inputs = wrapped(llama()), prompts()
     geometry = lm.prefix_geometry
@@ -111,11 +127,12 @@ def test_a_prefix_and_all_logits_come_out_as_on_the_plain_path() -> None:
 
 def test_a_weight_that_changes_a_hook_or_training_ends_the_use_of_packed_weights() -> None:
     lm = wrapped(llama())
-    first = lm.new_cache(1, 4).packed
-    assert first is lm.new_cache(1, 4).packed is not None
+    first = lm._frozen_weights()
+    assert lm.new_cache(1, 4).packed is not None
+    assert first is lm._frozen_weights() is not None
     weight = lm.model.model.layers[1].mlp.up_proj.weight
     weight.mul_(2)
-    again = lm.new_cache(1, 4).packed
+    again = lm._frozen_weights()
     assert again is not None
     assert again is not first
     handle = lm.model.model.layers[0].register_forward_hook(lambda *_: None)
@@ -146,6 +163,7 @@ def test_only_a_frozen_bfloat16_llama_of_plain_parts_is_packed() -> None:
 
 
 def test_a_copy_does_not_share_packed_weights() -> None:
-    packed = wrapped(llama()).new_cache(1, 4).packed
-    assert isinstance(packed, PackedLlama)
-    assert copy.deepcopy({"packed": packed}) == {"packed": None}
+    weights = wrapped(llama())._frozen_weights()
+    assert isinstance(weights, FrozenLlama)
+    assert copy.deepcopy({"weights": weights}) == {"weights": None}
+    assert pickle.loads(pickle.dumps({"weights": weights})) == {"weights": None}  # noqa: S301

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "graftlm_grouped"
-_LARGEST_SCORES = 32_768  # queries times keys, up to which the products are quicker
+LARGEST_SCORES = 32_768  # queries times keys, up to which the products are quicker
 
 
 def grouped_attention(
@@ -37,7 +37,7 @@ def grouped_attention(
     rows, heads, length, width = query.shape
     groups, places = key.shape[1], key.shape[2]
     scaling = width**-0.5 if scaling is None else scaling
-    small = query.device.type == "cpu" and length * places <= _LARGEST_SCORES
+    small = query.device.type == "cpu" and length * places <= LARGEST_SCORES
     if softcap is None and not small:
         return _fused(query, key, value, attention_mask, scaling, dropout), None
     shared = (query * scaling).reshape(rows, groups, heads // groups * length, width)

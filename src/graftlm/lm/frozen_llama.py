@@ -1,0 +1,184 @@
+"""The weights of a frozen Llama-type decoder on a CPU, as its quick passes read them.
+
+The module tree stays as it is and keeps its bytes. Maps of one input are joined, and in bfloat16 they are stored in the
+kernel's own order, which a plain matrix has to be brought into at every call; the transposed maps, which gradients
+take, are stored when the first gradient is asked for. Pages of the plain weights that merely mirror a file are given
+back to the system, so that what lies in memory is one copy for decoding and two for training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graftlm.lm.pages import give_back
+
+_MOST_BYTES = 1 << 30
+"""Weights beyond this are not laid out a second time: memory counts for more than speed then."""
+
+_TYPES = {
+    "LlamaModel", "LlamaDecoderLayer", "LlamaAttention", "LlamaMLP", "LlamaRMSNorm", "LlamaRotaryEmbedding",
+    "Linear", "Embedding", "ModuleList", "SiLUActivation", "SiLU",
+}  # fmt: skip
+
+
+class FrozenMap:
+    """A frozen linear map, or several of one input joined; `packs`: in the kernel's order."""
+
+    def __init__(self, *parts: nn.Linear, packs: bool) -> None:
+        self._parts = parts
+        self._packs = packs
+        self._packed: Tensor | None = None
+        self._transposed: Tensor | None = None
+        bias = parts[0].bias is not None
+        self._bias = torch.cat([part.bias.detach() for part in parts]) if bias else None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        if not self._packs:
+            outputs = [F.linear(states, part.weight, part.bias) for part in self._parts]
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        if self._packed is None:
+            self._packed = self._reordered([part.weight.detach() for part in self._parts], dim=0)
+        return _product(states, self._packed, self._bias)
+
+    def gradient(self, grads: Tensor) -> Tensor:
+        """Gradient of the input (T, in), given that of the output (T, out)."""
+        if self._packs:
+            if self._transposed is None:
+                self._transposed = self._reordered([part.weight.detach().T for part in self._parts], dim=1)
+            return _product(grads, self._transposed, None)
+        pieces = torch.split(grads, [part.out_features for part in self._parts], dim=1)
+        result: Tensor = pieces[0] @ self._parts[0].weight
+        for piece, part in zip(pieces[1:], self._parts[1:], strict=True):
+            result.addmm_(piece, part.weight)
+        return result
+
+    def _reordered(self, weights: list[Tensor], dim: int) -> Tensor:
+        joined = weights[0] if len(weights) == 1 else torch.cat(weights, dim=dim)
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(joined)
+        give_back([part.weight for part in self._parts])
+        return packed
+
+
+def _product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise.default(states, weight, bias, "none", [], "")
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenLayer:
+    """One decoder layer; the norms are float vectors of width D."""
+
+    norm: Tensor
+    qkv: FrozenMap
+    out: FrozenMap
+    mlp_norm: Tensor
+    gate_up: FrozenMap
+    down: FrozenMap
+
+
+class FrozenLlama:
+    """The weights of one decoder, valid as long as `fits` says so. Holds no state of a call.
+
+    Attributes:
+        heads: H; groups: G, heads of keys and values; width: d; scaling: of scores; epsilon: of the norms
+        layers, norm, output: from below to above; rotary: the decoder's own module
+    """
+
+    def __init__(self, decoder: Any, head: nn.Linear) -> None:
+        config, packs = decoder.config, is_packable(decoder, head)
+        self._decoder, self._head = decoder, head
+        self._marks = list(_marks(decoder, head))
+        self.packs = packs
+        self.heads, self.groups = int(config.num_attention_heads), int(config.num_key_value_heads)
+        self.width = int(decoder.layers[0].self_attn.head_dim)
+        self.scaling = float(decoder.layers[0].self_attn.scaling)
+        self.epsilon = float(decoder.norm.variance_epsilon)
+        self.layers = [_layer(layer, packs) for layer in decoder.layers]
+        self.norm: Tensor = decoder.norm.weight.detach()
+        self.output = FrozenMap(head, packs=packs)
+        if packs:
+            give_back(decoder.parameters())  # they are read once more, map by map
+            self.output(self.norm.new_zeros(1, head.in_features))  # the largest first, while little else is held
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A copied decoder joins its own weights."""
+
+    def __reduce__(self) -> Any:
+        """A decoder in another process joins its own weights."""
+        return type(None), ()
+
+    def fits(self, decoder: nn.Module, head: nn.Module) -> bool:
+        """Whether the decoder is still the one that was read: frozen, unhooked, its weights untouched.
+
+        A write through `weight.data` counts as none: torch does not count it.
+        """
+        return (
+            decoder is self._decoder and is_frozen_llama(decoder, head) and list(_marks(decoder, head)) == self._marks
+        )
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, d) of positions (T,), for ``x * cos + swapped(x) * sin`` with halves swapped."""
+        cos, sin = self._decoder.rotary_emb(self.norm, positions[None])  # (1, T, d)
+        half = self.width // 2
+        return cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+
+    def normalise(self, states: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """RMS norm in float32, rounded before the weight is applied, as the module does; and 1 / RMS, (T, 1)."""
+        wide = states.float()
+        scale = (wide * wide).mean(dim=-1, keepdim=True).add_(self.epsilon).rsqrt_()
+        return (wide * scale).to(states.dtype).mul_(weight), scale
+
+
+def is_frozen_llama(decoder: nn.Module, head: nn.Module) -> bool:
+    """Whether the decoder is a frozen, unhooked Llama of one precision on a CPU."""
+    modules = [*decoder.modules(), head]
+    weights = [*decoder.parameters(), *head.parameters()]
+    return (
+        type(decoder).__name__ == "LlamaModel"
+        and {type(module).__name__ for module in modules} <= _TYPES
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        and not any(weight.requires_grad for weight in weights)
+        and {weight.dtype for weight in weights} in ({torch.bfloat16}, {torch.float32})
+        and all(weight.device.type == "cpu" for weight in weights)
+        and not (decoder.training and _drops(decoder))
+    )
+
+
+def _drops(decoder: Any) -> bool:
+    return bool(decoder.config.attention_dropout)
+
+
+def is_packable(decoder: nn.Module, head: nn.Module) -> bool:
+    """Whether it is in bfloat16 besides, on a CPU with such kernels, and not too big."""
+    weights = [*decoder.parameters(), *head.parameters()]
+    return (
+        is_frozen_llama(decoder, head)
+        and weights[0].dtype == torch.bfloat16
+        and sum(weight.nbytes for weight in weights) <= _MOST_BYTES
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def _marks(decoder: nn.Module, head: nn.Module) -> Iterator[tuple[int, int]]:
+    """Where every weight lies and how often it was written."""
+    for weight in (*decoder.parameters(), *head.parameters()):
+        yield weight.data_ptr(), -1 if weight.is_inference() else weight._version
+
+
+def _layer(layer: Any, packs: bool) -> FrozenLayer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return FrozenLayer(
+        layer.input_layernorm.weight.detach(),
+        FrozenMap(attention.q_proj, attention.k_proj, attention.v_proj, packs=packs),
+        FrozenMap(attention.o_proj, packs=packs),
+        layer.post_attention_layernorm.weight.detach(),
+        FrozenMap(mlp.gate_proj, mlp.up_proj, packs=packs),
+        FrozenMap(mlp.down_proj, packs=packs),
+    )

@@ -1,0 +1,277 @@
+"""A whole pass of a frozen Llama-type decoder on a CPU, with a backward pass written out by hand.
+
+Only inputs and prefixes get gradients, so no input of a frozen map is kept. Padding goes through no map; the residual
+gradient is summed in float32. Values equal the modules' own bit by bit up to the attention's rounding, gradients to
+1e-5 in float32 (tests/parity/test_llama_gradient.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graftlm.errors import UnsupportedLMError
+from graftlm.lm.attention import LARGEST_SCORES
+from graftlm.lm.base import LMInputs
+from graftlm.lm.checks import position_ids
+from graftlm.lm.frozen_llama import FrozenLayer, FrozenLlama
+
+_KEPT = 10
+"""Tensors kept per layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the T positions of a batch that are not padding stand among its B x L.
+
+    Shapes:
+        flat: (T,) long, row * L + column; source: (B * L,) long, the place in T, 0 at padding; both None without any
+        mask: (B * G, L * g, S), added to the scores, g query heads to a key head
+        cos, sin: (T, H + G, d), rotation of queries and keys
+    """
+
+    rows: int
+    length: int
+    flat: Tensor | None
+    source: Tensor | None
+    mask: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """(T, ...) to (B, L, ...), anything finite at padding."""
+        full = packed if self.source is None else packed.index_select(0, self.source)
+        return full.view(self.rows, self.length, *packed.shape[1:])
+
+    def spread_zero(self, packed: Tensor) -> Tensor:
+        """(T, ...) to (B, L, ...), zero at padding."""
+        if self.flat is not None:
+            size = self.rows * self.length
+            packed = packed.new_zeros(size, *packed.shape[1:]).index_copy(0, self.flat, packed)
+        return packed.view(self.rows, self.length, *packed.shape[1:])
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(B, L, ...) to (T, ...)."""
+        padded = padded.reshape(self.rows * self.length, *padded.shape[2:])
+        return padded if self.flat is None else padded.index_select(0, self.flat)
+
+
+def is_short(inputs: LMInputs) -> bool:
+    """Whether the attention is small enough to be kept as plain products."""
+    past = 0 if inputs.prefix is None else inputs.prefix.mask.shape[1]
+    length = inputs.mask.shape[1]
+    return length * (past + length) <= LARGEST_SCORES and bool(inputs.mask.any())
+
+
+def run(weights: FrozenLlama, inputs: LMInputs, at: Tensor | None) -> tuple[Tensor, Tensor]:
+    """All of a batch without a cache.
+
+    Shapes:
+        at: (B, L) bool or None, as in `LanguageModel.forward`
+        returns: hidden (B, L, D), zero at padding; logits (P, V), or (B, L, V) without `at`
+    """
+    places = _places(weights, inputs)
+    embeds = inputs.embeds.to(weights.norm.dtype)
+    keys, values = (None, None) if inputs.prefix is None else (inputs.prefix.keys, inputs.prefix.values)
+    states = places.pack(embeds)  # (T, D)
+    states = _Stack.apply(weights, places, states, keys, values)  # type: ignore[no-untyped-call]
+    hidden = places.spread_zero(states)
+    if at is None:
+        logits = _Head.apply(weights, hidden.flatten(0, 1))  # type: ignore[no-untyped-call]
+        return hidden, logits.view(*hidden.shape[:2], -1)
+    wanted = at[inputs.mask].nonzero()[:, 0]  # (P,)
+    if int(at.sum()) != len(wanted):  # logits of padding
+        return hidden, _Head.apply(weights, hidden[at])  # type: ignore[no-untyped-call]
+    chosen = states if len(wanted) == len(states) else states.index_select(0, wanted)
+    return hidden, _Head.apply(weights, chosen)  # type: ignore[no-untyped-call]
+
+
+def _places(weights: FrozenLlama, inputs: LMInputs) -> _Places:
+    mask, prefix = inputs.mask, inputs.prefix
+    rows, length = mask.shape
+    usable = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)  # (B, S)
+    past = usable.shape[1] - length
+    flat = source = None
+    if not bool(mask.all()):
+        flat = mask.flatten().nonzero()[:, 0]  # (T,)
+        source = torch.zeros(rows * length, dtype=torch.long)
+        source[flat] = torch.arange(len(flat))
+    cos, sin = weights.rotation(position_ids(usable, length)[mask])  # (T, d)
+    turned = weights.heads + weights.groups
+    cos, sin = (angle[:, None].expand(-1, turned, -1).contiguous() for angle in (cos, sin))
+    seen = usable[:, None].expand(-1, length, -1).tril(past)  # (B, L, S)
+    added = torch.zeros(seen.shape, dtype=cos.dtype).masked_fill_(~seen, torch.finfo(cos.dtype).min)
+    shared = weights.heads // weights.groups
+    added = added[:, None, :, None].expand(-1, weights.groups, -1, shared, -1)  # (B, G, L, g, S)
+    return _Places(rows, length, flat, source, added.reshape(rows * weights.groups, -1, usable.shape[1]), cos, sin)
+
+
+class _Head(torch.autograd.Function):
+    """The output matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: FrozenLlama, states: Tensor) -> Tensor:
+        ctx.weights = weights
+        return weights.output(states)
+
+    @staticmethod
+    def backward(ctx: Any, grads: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.weights.output.gradient(grads)
+
+
+class _Stack(torch.autograd.Function):
+    """All layers and the last norm: states (T, D), prefix keys and values (layers, B, G, P, d) or None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights: FrozenLlama, places: _Places, states: Tensor, keys: Tensor | None, values: Tensor | None
+    ) -> Tensor:
+        ctx.weights, ctx.places = weights, places
+        ctx.prefix = None if keys is None else (keys.shape, keys.dtype)
+        keeps = any(ctx.needs_input_grad)
+        kept: list[Tensor] = []
+        for index, layer in enumerate(weights.layers):
+            prefix = None if keys is None or values is None else (keys[index], values[index])
+            states, held = _layer(weights, places, layer, states, prefix)
+            if keeps:
+                kept += held
+        result, scale = weights.normalise(states, weights.norm)
+        if keeps:
+            ctx.save_for_backward(states, scale, *kept)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grads: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise UnsupportedLMError("no second derivative of a frozen decoder is there; call lm.requires_grad_(True)")
+        weights, places = ctx.weights, ctx.places
+        states, scale, *kept = ctx.saved_tensors
+        wants_states, wants_prefix = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:])
+        stream = torch.zeros(states.shape, dtype=torch.float32)
+        _add_norm_gradient(stream, grads, states, scale, weights.norm)
+        found: list[Tensor | None] = [None, None]
+        if wants_prefix:
+            shape, dtype = ctx.prefix
+            found = [torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)]
+        for index in reversed(range(len(weights.layers))):
+            layer, held = weights.layers[index], kept[index * _KEPT : (index + 1) * _KEPT]
+            stops = index == 0 and not wants_states
+            prefix = _layer_gradient(weights, places, layer, held, stream, stops=stops)
+            if wants_prefix:
+                for total, grad in zip(found, prefix, strict=True):
+                    assert total is not None
+                    total[index] = grad[:, :, : total.shape[3]]
+        return None, None, stream.to(states.dtype) if wants_states else None, *found
+
+
+def _layer(
+    weights: FrozenLlama,
+    places: _Places,
+    layer: FrozenLayer,
+    states: Tensor,
+    prefix: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """States (T, D) after one layer, and what its backward pass needs."""
+    normed, scale = weights.normalise(states, layer.norm)
+    query, key, value = _attended(weights, places, layer.qkv(normed), prefix)
+    scores = torch.bmm(query, key.mT).add_(places.mask)  # (B * G, L * g, S)
+    shares = scores.softmax(dim=-1, dtype=torch.float32)
+    read = torch.bmm(shares.to(value.dtype), value).view(places.rows, weights.groups, places.length, -1)
+    read = places.pack(read.transpose(1, 2))  # (T, G, g * d)
+    middle = layer.out(read.reshape(len(states), -1)).add_(states)
+    normed, middle_scale = weights.normalise(middle, layer.mlp_norm)
+    both = layer.gate_up(normed)  # (T, 2I)
+    gate, up = both.chunk(2, dim=-1)
+    opened = F.silu(gate)
+    after = layer.down(opened * up).add_(middle)
+    return after, [states, scale, query, key, value, shares, middle, middle_scale, both, opened]
+
+
+def _attended(
+    weights: FrozenLlama, places: _Places, mixed: Tensor, prefix: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B * G, L * g, d), scaled, and keys and values (B * G, S, d), the prefix in front."""
+    heads, groups, width, rows = weights.heads, weights.groups, weights.width, places.rows
+    mixed = mixed.view(len(mixed), -1, width)  # (T, H + 2G, d)
+    turning = mixed[:, : heads + groups]
+    swapped = turning.roll(width // 2, -1).mul_(places.sin)
+    turned = places.spread((turning * places.cos).add_(swapped))  # (B, L, H + G, d)
+    query = mixed.new_empty(rows, groups, places.length, heads // groups, width)
+    torch.mul(_grouped(turned[:, :, :heads], groups).transpose(1, 2), weights.scaling, out=query)
+    both = []
+    fresh = (turned[:, :, heads:], places.spread(mixed[:, heads + groups :]))  # (B, L, G, d) each
+    for index, new in enumerate(fresh):
+        past = 0 if prefix is None else prefix[index].shape[2]
+        joined = new.new_empty(rows, groups, past + places.length, width)
+        if prefix is not None:
+            joined[:, :, :past] = prefix[index]
+        joined[:, :, past:] = new.transpose(1, 2)
+        both.append(joined.flatten(0, 1))
+    return query.view(rows * groups, -1, width), both[0], both[1]
+
+
+def _layer_gradient(
+    weights: FrozenLlama, places: _Places, layer: FrozenLayer, held: list[Tensor], stream: Tensor, *, stops: bool
+) -> tuple[Tensor, Tensor]:
+    """Turns the gradient `stream` (T, D) of a layer's result, in place, into that of its input.
+
+    Returns the gradients of all keys and values, (B, G, S, d) each; `stops`: nothing else is wanted.
+    """
+    states, scale, query, key, value, shares, middle, middle_scale, both, opened = held
+    _add_mlp_gradient(layer, stream, middle, middle_scale, both, opened)
+    grads = places.spread_zero(layer.out.gradient(stream.to(states.dtype)))  # (B, L, H * d)
+    grads = _grouped(grads, weights.groups).transpose(1, 2).reshape(query.shape)
+    value_grads = torch.bmm(shares.to(value.dtype).mT, grads)  # (B * G, S, d)
+    share_grads = torch.bmm(grads, value.mT).float()
+    score_grads = torch.ops.aten._softmax_backward_data(share_grads, shares, -1, torch.float32).to(query.dtype)
+    key_grads = torch.bmm(score_grads.mT, query)
+    split = (places.rows, weights.groups, -1, weights.width)
+    if not stops:
+        query_grads = torch.bmm(score_grads, key)
+        mixed = _mixed_gradient(weights, places, query_grads, key_grads.view(split), value_grads.view(split))
+        _add_norm_gradient(stream, layer.qkv.gradient(mixed), states, scale, layer.norm)
+    return key_grads.view(split), value_grads.view(split)
+
+
+def _grouped(states: Tensor, groups: int) -> Tensor:
+    """(B, L, G * n, ...) to (B, L, G, n, ...)."""
+    return states.view(*states.shape[:2], groups, -1, *states.shape[3:])
+
+
+def _mixed_gradient(weights: FrozenLlama, places: _Places, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Gradient of the joined map's output, (T, (H + 2G) * d), with the rotation undone."""
+    heads, groups, width, length = weights.heads, weights.groups, weights.width, places.length
+    mixed = query.new_empty(places.rows, length, heads + 2 * groups, width)
+    grouped = query.view(places.rows, groups, length, -1, width).transpose(1, 2)  # (B, L, G, g, d)
+    torch.mul(grouped, weights.scaling, out=_grouped(mixed[:, :, :heads], groups))
+    mixed[:, :, heads : heads + groups] = key[:, :, -length:].transpose(1, 2)
+    mixed[:, :, heads + groups :] = value[:, :, -length:].transpose(1, 2)
+    mixed = places.pack(mixed)  # (T, H + 2G, d)
+    turned = mixed[:, : heads + groups]
+    swapped = (turned * places.sin).roll(width // 2, -1)
+    turned.mul_(places.cos).add_(swapped)
+    return mixed.flatten(1)
+
+
+def _add_mlp_gradient(
+    layer: FrozenLayer, stream: Tensor, middle: Tensor, scale: Tensor, both: Tensor, opened: Tensor
+) -> None:
+    grads = layer.down.gradient(stream.to(middle.dtype))  # (T, I)
+    gate, up = both.chunk(2, dim=-1)
+    result = torch.empty_like(both)
+    gate_grads, up_grads = result.chunk(2, dim=-1)
+    torch.mul(grads, opened, out=up_grads)
+    torch.ops.aten.silu_backward.grad_input(grads.mul_(up), gate, grad_input=gate_grads)
+    _add_norm_gradient(stream, layer.gate_up.gradient(result), middle, scale, layer.mlp_norm)
+
+
+def _add_norm_gradient(stream: Tensor, grads: Tensor, states: Tensor, scale: Tensor, weight: Tensor) -> None:
+    """Adds the gradient of an RMS norm's input (T, D), float32, to `stream`."""
+    wide = grads.to(torch.float32, copy=True).mul_(weight.float())
+    direction = states.to(torch.float32, copy=True).mul_(scale)
+    along = torch.linalg.vecdot(wide, direction)[:, None].mul_(scale / states.shape[1])
+    stream.addcmul_(wide, scale).addcmul_(direction, along, value=-1)

@@ -1,0 +1,226 @@
+"""The hand-written pass of a frozen Llama gives transformers' own losses and gradients, and leaves the modules be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from graftlm.errors import UnsupportedLMError
+from graftlm.lm import llama_gradient
+from graftlm.lm.base import KVPrefix, LMInputs
+from graftlm.lm.huggingface import HuggingFaceLM
+from graftlm.losses import causal_lm
+from tests.parity.test_decode_parity import VOCAB, tokenizer
+
+transformers = pytest.importorskip("transformers")
+WIDTH = 64
+LENGTHS = (3, 9, 1, 6)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def llama(*, bias: bool = False, kv_heads: int = 2) -> Any:
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=kv_heads, max_position_embeddings=64, eos_token_id=2, pad_token_id=1, attention_bias=bias,
+        mlp_bias=bias, attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.1 if parameter.dim() > 1 else 1.0))
+    return model.eval().requires_grad_(False)
+
+
+def leaves(dtype: torch.dtype = torch.float32, prefix: int = 2) -> list[Tensor]:
+    """Embeddings and prefix tokens that want a gradient."""
+    generator = torch.Generator().manual_seed(1)
+    embeds = torch.randn(len(LENGTHS), max(LENGTHS), WIDTH, generator=generator)
+    tokens = torch.randn(len(LENGTHS), prefix, 3 * 2 * 2 * 16, generator=generator)
+    return [tensor.to(dtype).requires_grad_(True) for tensor in (embeds, tokens)]
+
+
+def masks(lengths: tuple[int, ...], left: bool) -> tuple[Tensor, Tensor]:
+    """The mask, and where logits are wanted: every place but the first that is no padding."""
+    place = torch.arange(max(LENGTHS))
+    size = torch.tensor(lengths)[:, None]
+    mask = place >= max(LENGTHS) - size if left else place < size
+    return mask, mask & (place > 1)
+
+
+def plain(model: Any, embeds: Tensor, mask: Tensor, tokens: Tensor | None) -> Tensor:
+    """Transformers' own logits, the prefix as a cache."""
+    cache, full = None, mask
+    if tokens is not None:
+        cache = transformers.DynamicCache()
+        split = tokens.view(*tokens.shape[:2], 3, 2, 2, 16)
+        for layer in range(3):
+            cache.update(split[:, :, layer, 0].transpose(1, 2), split[:, :, layer, 1].transpose(1, 2), layer)
+        full = torch.cat([torch.ones(tokens.shape[:2], dtype=torch.bool), mask], dim=1)
+    positions = (full.long().cumsum(dim=1) - 1).clamp(min=0)[:, full.shape[1] - mask.shape[1] :]
+    found = model(
+        inputs_embeds=embeds, attention_mask=full.long(), position_ids=positions, past_key_values=cache, use_cache=False
+    )
+    logits: Tensor = found.logits
+    return logits
+
+
+def quick(lm: HuggingFaceLM, embeds: Tensor, mask: Tensor, tokens: Tensor | None, at: Tensor | None) -> Tensor:
+    """Our logits; fails where the quick pass is not taken."""
+    prefix = None
+    if tokens is not None:
+        prefix = KVPrefix.from_tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), lm.prefix_geometry)
+    inputs = LMInputs(embeds, mask, prefix=prefix)
+    assert lm._quick_weights(inputs) is not None
+    return lm(inputs, at=at).logits
+
+
+def difference(found: Tensor | None, wanted: Tensor | None) -> float:
+    assert found is not None
+    assert wanted is not None
+    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+def compared(dtype: torch.dtype, *, bias: bool, with_prefix: bool, lengths: tuple[int, ...], left: bool) -> list[float]:
+    """Relative differences of loss and gradients."""
+    model = llama(bias=bias).to(dtype)
+    lm = HuggingFaceLM.from_model(copy.deepcopy(model), tokenizer(), "tiny").requires_grad_(False)
+    (mask, at), sides = masks(lengths, left), []
+    targets = torch.arange(int(at.sum())) % VOCAB
+    for is_quick in (True, False):
+        embeds, tokens = leaves(dtype)
+        given = tokens if with_prefix else None
+        logits = quick(lm, embeds, mask, given, at) if is_quick else plain(model, embeds, mask, given)[at]
+        loss = causal_lm(logits, targets)
+        loss.backward()
+        sides.append([loss.detach(), embeds.grad, *([tokens.grad] if with_prefix else [])])
+    return [difference(found, wanted) for found, wanted in zip(*sides, strict=True)]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("with_prefix", [False, True])
+@pytest.mark.parametrize(("lengths", "left"), [(LENGTHS, False), (LENGTHS, True), ((9, 9, 9, 9), False)])
+def test_loss_and_gradients_are_those_of_the_modules(
+    bias: bool, with_prefix: bool, lengths: tuple[int, ...], left: bool
+) -> None:
+    errors = compared(torch.float32, bias=bias, with_prefix=with_prefix, lengths=lengths, left=left)
+    assert max(errors) < 1e-5, errors
+
+
+def test_bfloat16_gradients_are_as_near_to_the_exact_ones_as_those_of_the_modules() -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 kernels")
+    model, (mask, at) = llama().to(torch.bfloat16), masks(LENGTHS, False)
+    lm = HuggingFaceLM.from_model(copy.deepcopy(model), tokenizer(), "tiny").requires_grad_(False)
+    exact = copy.deepcopy(model).float()
+    targets, found = torch.arange(int(at.sum())) % VOCAB, {}
+    for name, dtype in (("exact", torch.float32), ("plain", torch.bfloat16), ("quick", torch.bfloat16)):
+        embeds, tokens = (leaf.detach().to(dtype).requires_grad_(True) for leaf in leaves(torch.bfloat16))
+        logits = (
+            quick(lm, embeds, mask, tokens, at)
+            if name == "quick"
+            else plain(exact if name == "exact" else model, embeds, mask, tokens)[at]
+        )
+        causal_lm(logits, targets).backward()
+        found[name] = torch.cat([embeds.grad[mask].flatten(), tokens.grad.flatten()]).float()
+    errors = {name: difference(found[name], found["exact"]) for name in ("plain", "quick")}
+    assert errors["quick"] < 1.1 * errors["plain"] < 0.1, errors
+
+
+def test_a_changed_weight_changes_the_gradient() -> None:
+    model, (mask, at) = llama(), masks(LENGTHS, False)
+    lm = HuggingFaceLM.from_model(model, tokenizer(), "tiny").requires_grad_(False)
+    grads = []
+    for _ in range(2):
+        embeds, _ = leaves()
+        quick(lm, embeds, mask, None, at).logsumexp(dim=-1).sum().backward()
+        grads.append(embeds.grad)
+        lm.model.model.layers[1].mlp.gate_proj.weight[0].mul_(2)
+    assert difference(grads[1], grads[0]) > 1e-3
+
+
+def test_a_prefix_alone_gets_its_gradient_when_the_embeddings_want_none() -> None:
+    lm = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False)
+    (mask, at), found = masks(LENGTHS, False), []
+    for wants in (True, False):
+        embeds, tokens = leaves()
+        quick(lm, embeds.detach().requires_grad_(wants), mask, tokens, at).logsumexp(dim=-1).sum().backward()
+        found.append(tokens.grad)
+    assert difference(found[1], found[0]) < 1e-6
+
+
+def test_all_logits_and_the_hidden_states_come_out_as_from_the_modules() -> None:
+    model, (mask, _) = llama(), masks(LENGTHS, False)
+    lm = HuggingFaceLM.from_model(copy.deepcopy(model), tokenizer(), "tiny").requires_grad_(False)
+    embeds, tokens = (leaf.detach() for leaf in leaves())
+    found, wanted = quick(lm, embeds, mask, tokens, None), plain(model, embeds, mask, tokens)
+    assert difference(found[mask], wanted[mask]) < 1e-5
+    output = lm(LMInputs(embeds, mask))
+    states = model.model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
+    assert difference(output.hidden[mask], states[mask]) < 1e-5
+    assert float(output.hidden[~mask].abs().sum()) == 0.0
+
+
+def test_the_pass_may_run_backward_twice_and_leaves_the_weights_as_they_were() -> None:
+    lm, (mask, at) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
+    before = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
+    embeds, tokens = leaves()
+    loss = quick(lm, embeds, mask, tokens, at).logsumexp(dim=-1).sum()
+    loss.backward(retain_graph=True)
+    once = tokens.grad.clone()
+    loss.backward()
+    assert torch.equal(tokens.grad, 2 * once)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in lm.state_dict().items())
+
+
+def test_a_second_derivative_is_refused_not_wrong() -> None:
+    lm, (mask, at) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
+    embeds, _ = leaves()
+    loss = quick(lm, embeds, mask, None, at).logsumexp(dim=-1).sum()
+    with pytest.raises(UnsupportedLMError, match="second derivative"):
+        torch.autograd.grad(loss, embeds, create_graph=True)
+
+
+def test_the_loss_refuses_a_second_derivative_too() -> None:
+    logits = torch.randn(3, 5, requires_grad=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(causal_lm(logits, torch.arange(3)), logits, create_graph=True)
+
+
+def test_autocast_takes_the_plain_pass() -> None:
+    lm, (mask, at) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
+    embeds, _ = leaves()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = lm(LMInputs(embeds, mask), at=at).logits
+    assert logits.dtype == torch.bfloat16
+    logits.float().sum().backward()
+    assert embeds.grad is not None
+
+
+def test_training_a_weight_a_hook_or_a_long_text_takes_the_plain_pass() -> None:
+    lm, (mask, _) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
+    inputs = LMInputs(leaves()[0].detach(), mask)
+    assert lm._quick_weights(inputs) is not None
+    handle = lm.model.model.layers[0].register_forward_hook(lambda *_: None)
+    assert lm._quick_weights(inputs) is None
+    handle.remove()
+    weight = lm.model.model.layers[1].mlp.up_proj.weight.requires_grad_(True)
+    assert lm._quick_weights(inputs) is None
+    lm(inputs).logits.sum().backward()
+    assert weight.grad is not None
+    weight.requires_grad_(False)
+    long = torch.ones(1, 200, dtype=torch.bool)
+    assert not llama_gradient.is_short(LMInputs(torch.zeros(1, 200, WIDTH), long))
