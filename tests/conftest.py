@@ -27,9 +27,9 @@ def graftlm_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["GRAFTLM_HOME"] = before
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """One thread of torch: the tensors of tests are small, and sums must not depend on the machine."""
+    """One thread of torch, whatever a recipe of the test before has set: sums must not depend on the machine."""
     import torch
 
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,69 @@ def test_an_unknown_name_is_one_sentence_with_the_nearest(home: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(BackboneError, match="expected a folder"):
         backbones.load_lm("/not/there")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What the hub is asked for; it does not answer."""
+    import huggingface_hub
+
+    names: list[str] = []
+
+    def refuse(hub: object, name: str, **options: object) -> None:
+        names.append(name)
+        raise OSError("[Errno -2] Name or service not known\nand more")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "words"),
+    [
+        (backbones.load_lm, "tpy", "unknown language model 'tpy'; did you mean 'toy'?"),
+        (backbones.load_encoder, "efficientnet", "unknown encoder 'efficientnet'; did you mean 'efficientnet-lite0'?"),
+        (backbones.load_lm, "", "found an empty one"),
+        (backbones.load_encoder, " ", "found an empty one"),
+        (backbones.load_lm, "gpt9", "a hub id with its owner, owner/name"),
+    ],
+)
+def test_a_name_without_an_owner_is_not_asked_of_the_hub(
+    load: Callable[[str], object], name: str, words: str, home: Path, asked: list[str]
+) -> None:
+    with pytest.raises(BackboneError) as caught:
+        load(name)
+    assert words in str(caught.value)
+    assert asked == []
+
+
+@pytest.mark.parametrize("load", [backbones.load_lm, backbones.load_encoder])
+def test_a_hub_that_does_not_answer_is_asked_once_and_quietly(
+    load: Callable[[str], object], home: Path, asked: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BackboneError, match=r"'nobody/nothing'.* Name or service not known") as caught:
+        load("nobody/nothing")
+    assert asked == ["nobody/nothing"]
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_in_the_hubs_cache_is_used_without_a_network(
+    home: Path, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = save_tiny(tmp_path / "cached")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: str(cached))
+    assert backbones.load_lm("nobody/tiny", "float32").dim == 32
+
+
+def test_a_wrong_language_model_is_told_before_an_encoder_is_loaded(
+    home: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graftlm.systems.base import SystemConfig
+
+    monkeypatch.setattr(backbones, "load_encoder", lambda name: pytest.fail("loaded"))
+    with pytest.raises(BackboneError, match="did you mean 'toy'"):
+        backbones.load_parts(SystemConfig(lm="tooy", encoder="toy"))
 
 
 def test_a_packaged_model_is_converted_once(home: Path, packaged: Path) -> None:

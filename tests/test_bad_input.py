@@ -117,7 +117,7 @@ def empty_question(folder: Path) -> list[str]:
     return ["ask", str(folder / "good.png"), " "]
 
 
-@bad("unknown system 'clipkap'; did you mean 'clipcap'?")
+@bad("unknown system 'clipkap'; did you mean 'clipcap'?", code=2)
 def unknown_system(folder: Path) -> list[str]:
     return ["systems", "clipkap"]
 
@@ -424,7 +424,12 @@ def graft_whose_language_model_is_gone(folder: Path) -> list[str]:
 # The doctor, the cache, the evaluation, the demonstration.
 
 
-@bad("connector 'telepathy' is not one of any system")
+@bad("unknown system 'clipkap'; did you mean 'clipcap'?", code=2)
+def dry_run_of_an_unknown_system(folder: Path) -> list[str]:
+    return ["doctor", "--lm", "toy", "--encoder", "toy", "--system", "clipkap"]
+
+
+@bad("connector 'telepathy' is not one of any system", code=2)
 def unknown_connector(folder: Path) -> list[str]:
     return ["doctor", "--lm", "toy", "--encoder", "toy", "--connector", "telepathy"]
 
@@ -458,6 +463,18 @@ def unknown_task(folder: Path) -> list[str]:
 @bad("gone")
 def evaluation_without_data(folder: Path) -> list[str]:
     return ["evaluate", str(toy_graft()), "captioning", "--data", str(folder / "gone"), "--split", "test"]
+
+
+@bad("--report", "expected a folder or a .json file, found report.pdf", code=2)
+def report_of_another_kind(folder: Path) -> list[str]:
+    command = ["evaluate", "no-such-graft", "captioning", "--data", str(folder / "gone")]
+    return [*command, "--report", str(folder / "report.pdf")]
+
+
+@bad("--report", "cannot be written")
+def report_where_nothing_can_be_written(folder: Path) -> list[str]:
+    place = Path(file(folder, "file", "in the way")) / "report.json"
+    return ["evaluate", "no-such-graft", "captioning", "--data", str(folder / "gone"), "--report", str(place)]
 
 
 @bad("Invalid value for '--minutes'", code=2)

@@ -12,7 +12,7 @@ import torch
 
 from graftlm.doctor import choose_system, dry_run, dry_run_parts
 from graftlm.encoders.toy import ToyEncoder
-from graftlm.errors import BackboneError, ConfigError
+from graftlm.errors import BackboneError, UsageError
 from graftlm.lm.base import LMInputs
 from graftlm.lm.huggingface import HuggingFaceLM
 from graftlm.systems.base import Parts, system_class
@@ -55,9 +55,9 @@ def test_a_connector_chooses_the_system_that_has_it() -> None:
     assert choose_system("", "") == ("clipcap", {})
     assert choose_system("transformer", "") == ("clipcap", {"mapper": "transformer"})
     assert choose_system("linear", "")[0] == "frozen"
-    with pytest.raises(ConfigError, match="connector 'bridge'"):
+    with pytest.raises(UsageError, match="connector 'bridge'"):
         choose_system("bridge", "")
-    with pytest.raises(ConfigError, match="system 'frozen'"):
+    with pytest.raises(UsageError, match="system 'frozen'"):
         choose_system("transformer", "frozen")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,26 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edit(f, lambda d: d["frozen_parts"]["lm"].update(fingerprint="0" * 64)),
         "frozen part 'lm' (toy): expected 0000000000000000",
     ),
+    "a config of 10^12 soft tokens": (
+        lambda f: edit(f, lambda d: d["config"].update(rank=10**12, mapper="grid")),
+        "asks for",
+    ),
+    "a config of a million layers": (
+        lambda f: edit(f, lambda d: d["config"].update(num_layers=10**6, mapper="transformer")),
+        "is broken or hostile",
+    ),
+    "a config of more heads than numbers": (
+        lambda f: edit(f, lambda d: d["config"].update(num_heads=10**30, mapper="transformer")),
+        "do not divide the width",
+    ),
+    "a config beyond any size": (
+        lambda f: edit(f, lambda d: d["config"].update(rank=10**30, mapper="grid")),
+        "cannot be built",
+    ),
+    "a description of 20 MB": (
+        lambda f: edit(f, lambda d: d.update(training={"x": "y" * 20_000_000})),
+        "expected a few kB",
+    ),
     "no word of the encoder": (lambda f: edit(f, lambda d: d["frozen_parts"].pop("encoders.image")), "encoders.image"),
 }
 
@@ -166,6 +187,15 @@ def test_a_broken_graft_is_refused_in_one_sentence(kind: str, system: System, tm
         load(folder)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hostile_config_takes_no_memory(system: System, tmp_path: Path) -> None:
+    folder = save(system, tmp_path / "g")
+    edit(folder, lambda description: description["config"].update(rank=2**28, mapper="grid"))  # 130 GB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=r"asks for .* numbers or more, its tensors hold"):
+        load(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,9 @@ from graftlm.storage import (
     read_json,
     read_tensors,
     replace_file,
+    sha256,
     step_folder,
+    step_folders,
     tensor_bytes,
     verify,
     write_json,
@@ -146,3 +152,119 @@ def test_eight_bit_floats_are_read_or_refused_without_a_traceback(tmp_path: Path
     path.write_bytes(tensor_bytes({"a": torch.full((2,), float("nan")).to(torch.float8_e4m3fn)}))
     with pytest.raises(CheckpointError, match="NaN"):
         read_tensors(path)
+
+
+class KilledError(BaseException):
+    """Stands for kill -9."""
+
+
+def save_again(folder: Path, text: str) -> None:
+    with atomic_folder(step_folder(folder, 5)) as temporary:
+        write_json(temporary / "state.json", {"text": text})
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_between_two_renames_loses_no_step_that_is_saved_again(
+    renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_again(tmp_path, "first")
+    left, rename = [renames], Path.rename
+
+    def dying(path: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KilledError
+        left[0] -= 1
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dying)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the dead clean nothing up
+        with pytest.raises(KilledError):
+            save_again(tmp_path, "second")
+    found, damaged = newest_step(tmp_path)
+    assert found == step_folder(tmp_path, 5)
+    assert damaged == []
+    assert read_json(found / "state.json") == {"text": "first"}
+    save_again(tmp_path, "third")
+    assert read_json(step_folder(tmp_path, 5) / "state.json") == {"text": "third"}
+    assert [path.name for path in tmp_path.iterdir() if "old" in path.name] == []
+
+
+def test_a_reader_that_puts_a_step_back_does_not_stop_its_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_again(tmp_path, "first")
+    rename, meddled = Path.rename, []
+
+    def watched(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        if "old" in target.name and not meddled:
+            meddled.append(step_folders(tmp_path))  # between the writer's two renames
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", watched)
+        save_again(tmp_path, "second")
+    assert meddled == [[step_folder(tmp_path, 5)]]
+    assert read_json(step_folder(tmp_path, 5) / "state.json") == {"text": "second"}
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "null"])
+def test_an_empty_manifest_vouches_for_nothing(manifest: str, tmp_path: Path) -> None:
+    save_again(tmp_path, "x")
+    (step_folder(tmp_path, 5) / MANIFEST).write_text(manifest)
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json: expected"):
+        verify(step_folder(tmp_path, 5))
+    assert newest_step(tmp_path)[0] is None
+
+
+def fill_disk(patch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    patch.setattr(os, "fsync", full)
+
+
+WRITES: dict[str, Callable[[Path], object]] = {
+    "a folder": lambda folder: save_again(folder, "x"),
+    "a file": lambda folder: replace_file(folder / "deep" / "x.json", b"{}"),
+    "JSON": lambda folder: write_json(folder / "x.json", {}),
+}
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fill_disk(patch)
+        with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\); free some space"):
+            WRITES[kind](tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "x.json"] == []
+    assert kind == "JSON" or not (tmp_path / "deep" / "x.json").exists()
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_a_file_in_the_place_of_a_folder_is_told_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"cannot be written .* choose another folder"):
+        WRITES[kind](tmp_path / "file")
+
+
+def test_a_disk_that_fills_up_while_the_caller_writes_is_told_too(tmp_path: Path) -> None:
+    def write(error: OSError) -> None:
+        with atomic_folder(tmp_path / "model"):
+            raise error
+
+    with pytest.raises(CheckpointError, match="No space left"):
+        write(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(FileNotFoundError):  # of a file elsewhere: not the disk's fault
+        write(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/somewhere/else"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path: Path) -> None:
+    for ask in (sha256, read_tensors, read_json):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            ask(tmp_path)

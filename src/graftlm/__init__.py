@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 READY_MADE = "clipcap-smollm2"
+NO_REPEAT_NGRAM = 3
+"""What keeps a caption of an unusual photo from going round in circles; captions of usual ones stay as they are."""
 
 _HOMES = {
     "Audio": "graftlm.data.sentence",
@@ -74,7 +76,7 @@ def load(source: str | Path = READY_MADE) -> System:
 
 
 def caption(image: Media, graft: str = READY_MADE, *, prompt: str = "", beams: int = 3) -> str:
-    """A caption of a picture: a path, the bytes of a file or a Pillow picture.
+    """A caption of a picture: a path, the bytes of a file, a Pillow picture or an array of uint8 (H, W, 3).
 
     `prompt` begins the caption and is not repeated in it. The graft stays loaded between calls.
     Raises: BadSampleError for an unreadable picture, and what `load` raises.
@@ -83,7 +85,8 @@ def caption(image: Media, graft: str = READY_MADE, *, prompt: str = "", beams: i
     from graftlm.lm.decode import Decoding
 
     start = (Text(prompt),) if prompt else ()
-    return _answer(graft, Sentence((Image(image), *start, Text("", target=True))), Decoding(num_beams=beams))
+    decoding = Decoding(num_beams=beams, no_repeat_ngram=NO_REPEAT_NGRAM)
+    return _answer(graft, Sentence((Image(image), *start, Text("", target=True))), decoding)
 
 
 def ask(image: Media, question: str, graft: str = READY_MADE, *, beams: int = 3) -> str:
@@ -104,4 +107,10 @@ def _kept(graft: str) -> System:
 
 
 def _answer(graft: str, sentence: Sentence, decoding: Decoding) -> str:
+    from graftlm.data.media import load_image
+    from graftlm.data.sentence import Image
+
+    for part in sentence:
+        if isinstance(part, Image):
+            load_image(part.source)  # a wrong picture is told before the graft is loaded
     return _kept(str(graft)).respond([sentence], decoding)[0].text().strip()

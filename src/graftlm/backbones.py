@@ -15,18 +15,20 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftlm.errors import BackboneError, GraftError
+from graftlm.errors import BackboneError, ConfigError, GraftError
 from graftlm.storage import MANIFEST, TEMPORARY, atomic_folder, replace_file
 
 if TYPE_CHECKING:
     from graftlm.encoders.base import Encoder
     from graftlm.lm.base import LanguageModel
-    from graftlm.systems.base import Parts, SystemConfig
+    from graftlm.systems.base import Parts, PartsConfig
 
+_HUB_PATIENCE_S = 2.0
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
@@ -48,10 +50,12 @@ PACKAGED_LMS = {
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
+BUNDLED_LMS = (*PACKAGED_LMS, "toy")
 BUNDLED_ENCODERS = {
     "efficientnet-lite0": ("graftlm.encoders.efficientnet_lite", "EfficientNetLite0", "load"),
     "minilm-l6": ("graftlm.encoders.minilm", "MiniLM", "load"),
     "toy": ("graftlm.encoders.toy", "ToyEncoder", "__call__"),
+    "toy-text": ("graftlm.encoders.toy", "ToyTextEncoder", "__call__"),
 }
 
 
@@ -70,9 +74,12 @@ def load_lm(name: str, precision: str = "bfloat16") -> LanguageModel:
         from graftlm.lm.toy import ToyLM
 
         return ToyLM().requires_grad_(False)
+    # A wrong name is told before anything heavy is imported.
+    folder = None if name in PACKAGED_LMS else find_model(name, "language model", BUNDLED_LMS)
     from graftlm.lm.huggingface import HuggingFaceLM
 
-    folder = _converted(name) if name in PACKAGED_LMS else _folder(name)
+    if folder is None:
+        folder = _converted(name) if name in PACKAGED_LMS else fetch(name, _HUB_FILES)
     fingerprint = _fingerprint(folder, name)
     lm = HuggingFaceLM.load(folder, name=name, precision=precision, fingerprint=fingerprint)
     return lm.requires_grad_(False)
@@ -85,20 +92,31 @@ def load_encoder(name: str) -> Encoder:
         cls = getattr(importlib.import_module(module), class_name)
         bundled: Encoder = cls() if method == "__call__" else getattr(cls, method)()
         return bundled.requires_grad_(False)
+    folder = find_model(name, "encoder", list(BUNDLED_ENCODERS))
     from graftlm.encoders.huggingface import HuggingFaceEncoder
 
-    try:
-        return HuggingFaceEncoder.load(name).requires_grad_(False)
-    except BackboneError as error:
-        raise BackboneError(f"{error}{_nearest(name, list(BUNDLED_ENCODERS))}") from None
+    return HuggingFaceEncoder.load(folder or name).requires_grad_(False)
 
 
-def load_parts(config: SystemConfig) -> Parts:
-    """The frozen parts a config names."""
-    from graftlm.systems.base import Parts
+def load_parts(config: PartsConfig) -> Parts:
+    """The frozen parts a config names: every field `encoder` or `..._encoder`, and the language model if it has one.
 
-    encoder = load_encoder(config.encoder)
-    return Parts(load_lm(config.lm, config.precision), {encoder.modality: encoder})
+    Raises: ConfigError when two encoders read the same kind of part; BackboneError when a part cannot be used.
+    """
+    from graftlm.systems.base import Parts, SystemConfig
+
+    if isinstance(config, SystemConfig) and config.lm not in BUNDLED_LMS:
+        find_model(config.lm, "language model", BUNDLED_LMS)  # a wrong name is told before an encoder is loaded
+    encoders: dict[str, Encoder] = {}
+    for field, name in config:
+        if field == "encoder" or field.endswith("_encoder"):
+            encoder = load_encoder(name)
+            if encoder.modality in encoders:
+                kind = encoder.modality
+                raise ConfigError(f"system.{field}: '{name}' reads {kind}, as another encoder does; change one of them")
+            encoders[encoder.modality] = encoder
+    lm = load_lm(config.lm, config.precision) if isinstance(config, SystemConfig) else None
+    return Parts(lm, encoders)
 
 
 def _converted(name: str) -> Path:
@@ -145,32 +163,79 @@ def _is_whole(folder: Path) -> bool:
     """Whether every file is there at its size; a manifest is written last, so its absence means an interruption."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return all((folder / file).stat().st_size == entry["bytes"] for file, entry in manifest.items())
-    except (OSError, ValueError, KeyError, TypeError):
+        sizes = {file: entry["bytes"] for file, entry in manifest.items()}
+        return bool(sizes) and all((folder / file).stat().st_size == size for file, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _folder(name: str) -> Path:
-    """A local folder, or the hub's files of an id, fetched on first use."""
+def find_model(name: str, kind: str, known: Sequence[str]) -> Path | None:
+    """A local folder, or the hub's cached one where the hub does not answer; None where it has the id.
+
+    A name without an owner is looked for on this machine alone.
+    Raises: BackboneError with the nearest of the names that are `known`.
+    """
+    if not name.strip():  # it would be the current folder
+        raise BackboneError(f"expected the name, folder or hub id of a {kind}, found an empty one")
     local = Path(name).expanduser()
     if local.is_dir():
         return local
     if local.is_absolute() or name.startswith((".", "~")):
-        raise BackboneError(f"language model '{name}': expected a folder, found none; check the path")
+        raise BackboneError(f"{kind} '{name}': expected a folder, found none; check the path")
+    reason = _hub_refuses(name) if "/" in name else "no owner/name"
+    if not reason:
+        return None
+    cached = _cached(name)
+    if cached is None and "/" in name:
+        raise BackboneError(
+            f"{kind} '{name}': not a folder, and no hub id that can be reached ({reason}){_nearest(name, known)}"
+        )
+    if cached is None:
+        raise BackboneError(
+            f"unknown {kind} '{name}'{_nearest(name, known)} (else: a folder, or a hub id with its owner, owner/name)"
+        )
+    return cached
+
+
+def fetch(name: str, patterns: Sequence[str]) -> Path:
+    """The hub's files of an id, or those of its cache; it is asked once, quietly and not for long.
+
+    Raises: BackboneError with the reason alone.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    reason = _hub_refuses(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=bool(reason)))
+    except Exception as error:  # noqa: BLE001 - which library asks the hub, and what it raises, differs by version
+        raise BackboneError(reason or _first_line(error)) from None
+
+
+def _hub_refuses(name: str) -> str:
+    """Why the hub does not give a model; empty where it does."""
+    from huggingface_hub import HfApi
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = _nearest(name, [*PACKAGED_LMS, "toy"])
-        raise BackboneError(
-            f"language model '{name}': not a bundled name, a folder or a hub id that can be reached ({reason}){hint}"
-        ) from None
+        HfApi().model_info(name, timeout=_HUB_PATIENCE_S)
+    except Exception as error:  # noqa: BLE001 - as above
+        return _first_line(error)
+    return ""
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _cached(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name.lower(), known, n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; bundled are: {', '.join(known)}"
 

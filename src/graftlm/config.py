@@ -97,7 +97,7 @@ class TrainTable(Table):
     loss_weights: dict[str, float] = Field(
         default_factory=dict, description="factor of each loss by name; unnamed ones count 1"
     )
-    seed: int = Field(0, ge=0, description="of weights, order and dropout")
+    seed: int = Field(0, ge=0, le=2**62, description="of weights, order and dropout")
     eval_every: int = Field(200, ge=0, description="steps between validations; 0: only at the end")
     save_every: int = Field(200, ge=0, description="steps between checkpoints; 0: only at the end")
 
@@ -128,8 +128,10 @@ class RunTable(Table):
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = Field(
         "none", description="tracker beside metrics.jsonl: none, tensorboard, wandb, trackio or mlflow"
     )
-    workers: int = Field(2, ge=0, description="threads that prepare media", json_schema_extra=_aka("num_workers"))
-    threads: int = Field(0, ge=0, description="torch threads; 0: torch's own choice")
+    workers: int = Field(
+        2, ge=0, le=256, description="threads that prepare media", json_schema_extra=_aka("num_workers")
+    )
+    threads: int = Field(0, ge=0, le=1024, description="torch threads; 0: torch's own choice")
     keep_last: int = Field(2, ge=1, description="newest checkpoints kept beside the best one")
     log_every: int = Field(10, ge=1, description="steps between rows of metrics.jsonl")
     graft_dtype: Literal["float32", "float16", "bfloat16"] = Field(

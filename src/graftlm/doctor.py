@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
-from graftlm.errors import BackboneError, ConfigError, GraftError, UnsupportedLMError
+from graftlm.errors import BackboneError, ConfigError, GraftError, UnsupportedLMError, UsageError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,26 +78,35 @@ def dry_run(
 ) -> DoctorReport:
     """Tries a pair by name. Raises: GraftError with the reason when it cannot work."""
     from graftlm.backbones import load_parts
-    from graftlm.systems.base import system_class
+    from graftlm.systems.base import SystemConfig, system_class
 
     name, options = choose_system(connector, system)
     cls = system_class(name)
-    config = cls.Config(lm=lm, encoder=encoder, **options)
+    if not issubclass(cls.Config, SystemConfig):
+        raise ConfigError(
+            f"system '{name}': expected one with a language model to pair, found none in it; name another"
+        )
+    config = cls.Config.model_validate({"lm": lm, "encoder": encoder, **options})
     return dry_run_parts(load_parts(config), cls, config)
 
 
 def choose_system(connector: str, system: str) -> tuple[str, dict[str, Any]]:
-    """The system that has a connector, and the options that choose it. Raises: ConfigError when none does."""
+    """The system that has a connector, and the options that choose it. Raises: UsageError when none does."""
     from graftlm.systems.base import system_class, system_names
 
+    if system and system not in system_names():
+        raise UsageError(unknown("system", system, system_names()))
     if not connector:
         return system or "clipcap", {}
-    for name in [system] if system else system_names():
-        options = _options_for(system_class(name), connector)
-        if options is not None:
-            return name, options
+    having = [
+        (name, options)
+        for name in ([system] if system else system_names())
+        if (options := _options_for(system_class(name), connector)) is not None
+    ]
+    if having:
+        return min(having, key=lambda found: len(found[1]))  # one that is built on it alone before one that may be
     where = f"system '{system}'" if system else "any system"
-    raise ConfigError(f"connector '{connector}' is not one of {where}; run `graft systems` to see what there is")
+    raise UsageError(f"connector '{connector}' is not one of {where}; run `graft systems` to see what there is")
 
 
 def _options_for(cls: type[System], connector: str) -> dict[str, Any] | None:

@@ -19,6 +19,9 @@ A message says what was expected, what was found, where, and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GraftError(Exception):
     """Anything a user can act on."""
@@ -73,3 +76,11 @@ class MissingExtraError(GraftError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}'; run: pip install 'graftlm[{extra}]'")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is none of those `known`, with the nearest of them."""
+    there = list(known)
+    near = difflib.get_close_matches(name, there, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{name}'{hint} (there are: {', '.join(there) or 'none'})"

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -41,9 +41,11 @@ from graftlm.errors import CheckpointError
 SHARD_BYTES = 1 << 30
 _ENTRY = struct.Struct("<32sIIQIB7xI")  # hash, shard, positions, offset, crc of the record, ends a batch, crc of this
 _ALIGNMENT = 64
+_LET_GO: int | None = getattr(mmap, "MADV_DONTNEED", None)
 _LOCK_TIMEOUT_S = 120
 _LOCK = "lock"
 _LOG = logging.getLogger(__name__)
+_Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 
 class _Place(NamedTuple):
@@ -91,33 +93,47 @@ class FeatureStore:
         """Takes in what other processes have written since."""
         with self._lock:
             try:
-                size = os.stat(self._index_path).st_size
                 identity = self._identity()
-            except OSError:
-                self._forget()
-                return
-            if identity != self._known_as or size < self._index_bytes:
-                self._forget()
-                self._check_meta()
+                if identity != self._known_as:
+                    self._forget()
+                    self._check_meta()
+                size = os.stat(self._index_path).st_size
+                if size < self._index_bytes:
+                    self._forget()
                 self._known_as = identity
-            if size > self._index_bytes:
-                self._read_index()
+                if size > self._index_bytes:
+                    self._read_index()
+            except OSError:  # nothing there, or another process is clearing it
+                self._forget()
 
     def read(self, keys: Sequence[bytes]) -> Features:
-        """Vectors of stored contents. Raises: CheckpointError when a record is damaged; KeyError when it is absent."""
-        places = [self._places[key] for key in keys]
-        length = max((place.positions for place in places), default=1)
+        """Vectors of stored contents.
+
+        Raises: CheckpointError when a record is damaged; KeyError when it is absent or another process has cleared it.
+        """
+        records = self._records(keys)
+        length = max((place.positions for place, _ in records), default=1)
         tokens = torch.zeros(len(keys), length, self.dim, dtype=self.dtype)
         pooled = torch.empty(len(keys), self.dim, dtype=self.dtype)
         mask = torch.zeros(len(keys), length, dtype=torch.bool)
         into = (_bytes_of(tokens.flatten(1)), _bytes_of(pooled), _bytes_of(mask))
-        for row, place in enumerate(places):
-            record = self._record(place)
+        for row, (place, record) in enumerate(records):
             ends = self._ends(place.positions)
             into[0][row, : ends[0]] = record[: ends[0]]
             into[1][row] = record[ends[0] : ends[1]]
             into[2][row, : place.positions] = record[ends[1] : ends[2]]
+        self._shards.let_go()
         return Features(tokens, mask, pooled)
+
+    def read_pooled(self, keys: Sequence[bytes]) -> Tensor:
+        """Pooled vectors alone, (N, Dv). Raises: as `read`."""
+        pooled = torch.empty(len(keys), self.dim, dtype=self.dtype)
+        into = _bytes_of(pooled)
+        for row, (place, record) in enumerate(self._records(keys)):
+            start, end = self._ends(place.positions)[:2]
+            into[row] = record[start:end]
+        self._shards.let_go()
+        return pooled
 
     def append(self, keys: Sequence[bytes], features: Features) -> None:
         """Adds vectors as one batch, all or none; contents already there are left. Raises: OSError, CheckpointError."""
@@ -159,13 +175,9 @@ class FeatureStore:
     def _index_path(self) -> Path:
         return self.folder / "index.bin"
 
-    def _shard_path(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:05d}.bin"
-
     def _forget(self) -> None:
         self._places: dict[bytes, _Place] = {}
-        self._maps: dict[int, mmap.mmap] = {}
-        self._checked: set[_Place] = set()
+        self._shards = _Shards(self.folder)
         self._index_bytes = 0
         self._known_as = None
         self._tail = (0, 0)  # shard and byte where the next record goes
@@ -178,6 +190,8 @@ class FeatureStore:
 
     def _check_meta(self) -> None:
         found = _read_json(self.folder / "meta.json")
+        if not found:
+            self._identity()  # raises where the file is gone
         for name, expected in self.meta.items():
             if found.get(name) != expected:
                 raise CheckpointError(
@@ -202,7 +216,7 @@ class FeatureStore:
                 lost += self._accept(waiting, sizes)
                 self._index_bytes += len(waiting) * _ENTRY.size
                 waiting = []
-        if lost:
+        if lost and self._identity() == self._known_as:
             self._damaged = True
             _LOG.warning("%s: %d features were cut off the end of a file and are encoded again", self.folder, lost)
 
@@ -212,8 +226,7 @@ class FeatureStore:
         for key, place in entries:
             end = place.offset + self._ends(place.positions)[3]
             if place.shard not in sizes:
-                path = self._shard_path(place.shard)
-                sizes[place.shard] = path.stat().st_size if path.exists() else 0
+                sizes[place.shard] = _size(self._shards.path(place.shard))
             if end > sizes[place.shard]:
                 lost += 1
                 continue
@@ -228,34 +241,23 @@ class FeatureStore:
         mask = pooled + positions
         return tokens, pooled, mask, math.ceil(mask / _ALIGNMENT) * _ALIGNMENT
 
-    def _record(self, place: _Place) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        size = self._ends(place.positions)[3]
-        mapped = self._maps.get(place.shard)
-        if mapped is None or len(mapped) < place.offset + size:
-            mapped = self._map(place, size)
-        record = np.frombuffer(mapped, np.uint8, size, place.offset)
-        if place not in self._checked:
-            if zlib.crc32(record.data) != place.crc:
-                raise self._broken(place)
-            self._checked.add(place)
-        return record
-
-    def _map(self, place: _Place, size: int) -> mmap.mmap:
+    def _records(self, keys: Sequence[bytes]) -> list[tuple[_Place, _Bytes]]:
+        """Places and records of contents, all of one state of the folder."""
+        with self._lock:
+            places = [self._places[key] for key in keys]
+            shards, known_as = self._shards, self._known_as
         try:
-            with open(self._shard_path(place.shard), "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):
-            raise self._broken(place) from None
-        if len(mapped) < place.offset + size:
-            raise self._broken(place)
-        self._maps[place.shard] = mapped
-        return mapped
+            return [(place, shards.record(place, self._ends(place.positions)[3])) for place in places]
+        except CheckpointError:
+            if self._is_still(known_as):
+                raise
+            raise KeyError("cleared") from None
 
-    def _broken(self, place: _Place) -> CheckpointError:
-        return CheckpointError(
-            f"{self._shard_path(place.shard)}: the features at byte {place.offset} are not those that were written; "
-            "run `graft cache clear`"
-        )
+    def _is_still(self, known_as: tuple[int, int] | None) -> bool:
+        try:
+            return self._identity() == known_as
+        except OSError:
+            return False
 
     def _encode(self, features: Features, row: int) -> tuple[int, bytes]:
         """The number of positions of one item, and its record."""
@@ -279,7 +281,7 @@ class FeatureStore:
             bodies.setdefault(shard, []).append(record)
             end += len(record)
         for number, body in bodies.items():
-            _write_at(self._shard_path(number), starts[number], b"".join(body))
+            _write_at(self._shards.path(number), starts[number], b"".join(body))
         self._tail = (shard, end)
         return entries
 
@@ -294,30 +296,93 @@ class FeatureStore:
                 _write_at(temporary, 0, block)
                 temporary.replace(self._index_path)
                 self._index_bytes = len(block)
+            if self._known_as is None:
+                for left in self.folder.glob("*.bin"):  # removed, not cut: a reader may have it mapped
+                    left.unlink()
             if self._damaged or self._known_as is None:
                 _write_json(self.folder / "meta.json", self.meta)
                 self._known_as, self._damaged = self._identity(), False
             yield
 
 
-def clear_folder(folder: Path) -> None:
-    """Removes what a folder of the cache holds; the lock file stays for processes that wait on it."""
+class _Shards:
+    """The mapped files of one state of a folder: what was mapped before a clear stays readable."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._maps: dict[int, mmap.mmap] = {}
+        self._checked: set[_Place] = set()
+
+    def path(self, shard: int) -> Path:
+        """The file of a number."""
+        return self._folder / f"shard-{shard:05d}.bin"
+
+    def record(self, place: _Place, size: int) -> _Bytes:
+        """The bytes of a record, checked once. Raises: CheckpointError when they are not those that were written."""
+        mapped = self._maps.get(place.shard)
+        if mapped is None or len(mapped) < place.offset + size:
+            mapped = self._map(place, size)
+        record = np.frombuffer(mapped, np.uint8, size, place.offset)
+        if place not in self._checked:
+            if zlib.crc32(record.data) != place.crc:
+                raise self._broken(place)
+            self._checked.add(place)
+        return record
+
+    def let_go(self) -> None:
+        """Takes what has been read off this process's account; the system keeps it at hand as long as it has room."""
+        if _LET_GO is not None:
+            for mapped in list(self._maps.values()):
+                mapped.madvise(_LET_GO)
+
+    def _map(self, place: _Place, size: int) -> mmap.mmap:
+        try:
+            with open(self.path(place.shard), "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):
+            raise self._broken(place) from None
+        if len(mapped) < place.offset + size:
+            raise self._broken(place)
+        self._maps[place.shard] = mapped
+        return mapped
+
+    def _broken(self, place: _Place) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path(place.shard)}: the features at byte {place.offset} are not those that were written; "
+            "run `graft cache clear`"
+        )
+
+
+def clear_folder(folder: Path, meta: Mapping[str, Any] | None = None) -> None:
+    """Removes what a folder of the cache holds, and puts other `meta` there, if given.
+
+    The lock file stays for processes that wait on it. meta.json goes first: without it a folder holds nothing.
+    """
     with _locked(folder):
+        (folder / "meta.json").unlink(missing_ok=True)
         for path in folder.iterdir():
             if path.name != _LOCK:
                 path.unlink()
+        if meta is not None:
+            _write_json(folder / "meta.json", meta)
 
 
 def stats_of(folder: Path) -> CacheStats:
     """What a folder of the cache holds."""
     meta, speed = _read_json(folder / "meta.json"), _read_json(folder / "speed.json")
     index = folder / "index.bin"
-    items = index.stat().st_size // _ENTRY.size if index.exists() else 0
-    size = sum(path.stat().st_size for path in folder.glob("*.bin"))
+    items = _size(index) // _ENTRY.size
+    size = sum(_size(path) for path in folder.glob("*.bin"))
     seconds = float(speed["seconds"]) / speed["items"] if speed.get("items") else 0.0
     return CacheStats(
         folder, str(meta.get("fingerprint", folder.name)), str(meta.get("modality", "")), items, size, seconds
     )
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The precision of what a folder of the cache holds; None where it holds nothing."""
+    name = _read_json(folder / "meta.json").get("dtype")
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}.get(str(name))
 
 
 def _pack_entries(entries: Mapping[bytes, _Place]) -> bytes:
@@ -341,9 +406,17 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _bytes_of(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _bytes_of(tensor: Tensor) -> _Bytes:
     """The memory of a contiguous tensor."""
-    array: np.ndarray[Any, np.dtype[np.uint8]] = tensor.view(torch.uint8).numpy()
+    array: _Bytes = tensor.view(torch.uint8).numpy()
     return array
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -23,14 +24,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from graftlm.data.media import content_hash
-from graftlm.data.sentence import MediaPart
+from graftlm.data.sentence import Part
 from graftlm.encoders.base import Encoder, Features
-from graftlm.errors import BadSampleError, CheckpointError
-from graftlm.feature_store import CacheStats, FeatureStore, clear_folder, stats_of
+from graftlm.errors import BackboneError, BadSampleError, CheckpointError
+from graftlm.feature_store import CacheStats, FeatureStore, clear_folder, stats_of, stored_dtype
+
+AnswerT = TypeVar("AnswerT")
 
 FORMAT = 1
 _ROWS_AT_ONCE = 32
 _LOG = logging.getLogger(__name__)
+FoundT = TypeVar("FoundT", Features, Tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,12 @@ class CachedEncoder(Encoder):
     Args:
         encoder: the encoder to wrap, frozen here
         folder: where the folders of all encoders are; $GRAFTLM_HOME/features without
-        dtype: of the stored vectors
+        dtype: of the stored vectors; None: float16, and float32 from the first vector on that does not fit into it
 
     Raises: CheckpointError when the encoder's folder holds vectors of another kind.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path | None = None, dtype: torch.dtype = torch.float16) -> None:
+    def __init__(self, encoder: Encoder, folder: Path | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         inner: Encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
         self.encoder: Encoder = inner.requires_grad_(False)
@@ -90,19 +94,15 @@ class CachedEncoder(Encoder):
         self.num_positions = inner.num_positions
         self.fingerprint = inner.fingerprint
         self.modality = inner.modality
-        meta = {
-            "format": FORMAT,
-            "fingerprint": inner.fingerprint,
-            "dtype": str(dtype).removeprefix("torch."),
-            "dim": inner.dim,
-            "num_positions": inner.num_positions,
-            "modality": inner.modality,
-        }
-        self.store = FeatureStore((folder or default_folder()) / inner.fingerprint, meta, dtype)
+        place = (folder or default_folder()) / inner.fingerprint
+        self._may_widen = dtype is None
+        self._widening = threading.Lock()
+        dtype = dtype or stored_dtype(place) or torch.float16
+        self.store = FeatureStore(place, self._meta(dtype), dtype)
         self._weights_version = self._count_changes()
         self._warned = False
 
-    def preprocess(self, media: Sequence[MediaPart]) -> Tensor:
+    def preprocess(self, media: Sequence[Part]) -> Tensor:
         """As the encoder's own."""
         return self.encoder.preprocess(media)
 
@@ -111,28 +111,37 @@ class CachedEncoder(Encoder):
         features: Features = self.encoder(inputs)
         return features
 
-    def encode(self, media: Sequence[MediaPart]) -> Features:
+    def encode(self, media: Sequence[Part]) -> Features:
         """Features of N media items, on the CPU; equal contents are looked up once.
 
         Raises: BadSampleError for media that cannot be read; CheckpointError when the cache is damaged.
         """
         if not self.is_frozen():
             return self.encoder.encode(media)
-        keys = [bytes.fromhex(content_hash(part)) for part in media]
-        rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
-        try:
-            self._fill(dict(zip(keys, media, strict=True)))
-            found = self.store.read(list(rows))
-        except KeyError:  # another process cleared the cache a moment ago
-            return self._rounded(self.encoder.encode(media))
-        except OSError as error:
-            self._warn_once(error)
-            return self._rounded(self.encoder.encode(media))
-        return found if len(rows) == len(keys) else found[torch.tensor([rows[key] for key in keys])]
+
+        def answer() -> Features:
+            found = self._find(media, self.store.read)
+            return self._rounded(self.encoder.encode(media)) if found is None else found
+
+        return self._with_room(answer)
+
+    def pool(self, media: Sequence[Part]) -> Tensor:
+        """The pooled vectors of N media items, on the CPU, without reading their other vectors.
+
+        Raises: as `encode`.
+        """
+        if not self.is_frozen():
+            return self.encoder.pool(media)
+
+        def answer() -> Tensor:
+            found = self._find(media, self.store.read_pooled)
+            return self._rounded(self.encoder.encode(media)).pooled if found is None else found
+
+        return self._with_room(answer)
 
     def build(
         self,
-        media: Sequence[MediaPart],
+        media: Sequence[Part],
         *,
         batch_size: int = _ROWS_AT_ONCE,
         workers: int | None = None,
@@ -143,12 +152,11 @@ class CachedEncoder(Encoder):
 
         Media that cannot be read are told to `on_bad` by their position and listed in the result, and the rest goes
         on. Killed at any point and called again with the same media, it ends with the same bytes.
-        Raises: CheckpointError when the cache cannot be written or is damaged.
+        Raises: CheckpointError when the cache cannot be written or is damaged; BackboneError for NaN.
         """
-        run = _Build(self, media, on_bad, batch_size)
         with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
             try:
-                stats = run.run(pool, quiet=quiet)
+                stats = self._with_room(lambda: _Build(self, media, on_bad, batch_size).run(pool, quiet=quiet))
             except OSError as error:
                 pool.shutdown(cancel_futures=True)
                 raise CheckpointError(
@@ -179,20 +187,79 @@ class CachedEncoder(Encoder):
             parameter = next(self.encoder.parameters(), None)
             return self._rounded(self.encoder(inputs if parameter is None else inputs.to(parameter.device)))
 
-    def _fill(self, media: Mapping[bytes, MediaPart]) -> None:
+    def _find(self, media: Sequence[Part], read: Callable[[list[bytes]], FoundT]) -> FoundT | None:
+        """What the cache holds of media, once it holds all of them; None where the cache cannot be used."""
+        keys = [bytes.fromhex(content_hash(part)) for part in media]
+        rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        try:
+            self._fill(dict(zip(keys, media, strict=True)))
+            found = read(list(rows))
+        except KeyError:  # another process cleared the cache a moment ago
+            return None
+        except OSError as error:
+            self._warn_once(error)
+            return None
+        return found if len(rows) == len(keys) else found[torch.tensor([rows[key] for key in keys])]
+
+    def _fill(self, media: Mapping[bytes, Part]) -> None:
         if all(key in self.store for key in media):
             return
-        self.store.refresh()
-        missing = [key for key in media if key not in self.store]
+        store = self.store
+        store.refresh()
+        missing = [key for key in media if key not in store]
         for start in range(0, len(missing), _ROWS_AT_ONCE):
             chunk = missing[start : start + _ROWS_AT_ONCE]
-            self.store.append(chunk, self._rounded(self.encoder.encode([media[key] for key in chunk])))
+            store.append(chunk, self._rounded(self.encoder.encode([media[key] for key in chunk])))
 
     def _rounded(self, features: Features) -> Features:
-        return features.to("cpu", self.store.dtype)
+        """Features in the cache's precision. Raises: _TooLargeError, BackboneError for NaN and infinity."""
+        found = features.to("cpu", self.store.dtype)
+        if _is_finite(found):
+            return found
+        name = f"encoder {self.fingerprint[:12]} ({type(self.encoder).__name__})"
+        if not _is_finite(features):
+            raise BackboneError(f"{name}: expected finite features, found NaN or infinity; use another encoder")
+        largest = max(float(part.abs().max()) for part in (features.tokens, features.pooled))
+        raise _TooLargeError(
+            f"{name}: a feature of {largest:.3g} does not fit into {self.store.dtype}; "
+            "choose another encoder, or give CachedEncoder the dtype torch.float32"
+        )
+
+    def _with_room(self, work: Callable[[], AnswerT]) -> AnswerT:
+        """Does `work`; where a vector does not fit into float16, it is done again in a store of float32."""
+        store = self.store
+        try:
+            return work()
+        except CheckpointError as error:
+            if self.store is store:  # else another thread has widened it below this one
+                if not (self._may_widen and isinstance(error, _TooLargeError)):
+                    raise
+                self._widen(store, error)
+            return work()
+
+    def _widen(self, store: FeatureStore, error: Exception) -> None:
+        with self._widening:
+            if self.store is not store:
+                return  # another thread has done so
+            if stored_dtype(store.folder) != torch.float32:
+                clear_folder(store.folder, self._meta(torch.float32))
+            self.store = FeatureStore(store.folder, self._meta(torch.float32), torch.float32)
+        reason = str(error).partition(";")[0]
+        _LOG.warning("%s: its features are kept in torch.float32, in twice the space", reason)
+
+    def _meta(self, dtype: torch.dtype) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "dtype": str(dtype).removeprefix("torch."),
+            "dim": self.dim,
+            "num_positions": self.num_positions,
+            "modality": self.modality,
+        }
 
     def _count_changes(self) -> int:
-        return sum(parameter._version for parameter in self.encoder.parameters())
+        # What was loaded in inference mode has no count.
+        return sum(0 if weight.is_inference() else weight._version for weight in self.encoder.parameters())
 
     def _warn_once(self, error: OSError) -> None:
         if not self._warned:
@@ -202,13 +269,17 @@ class CachedEncoder(Encoder):
         self._warned = True
 
 
+class _TooLargeError(CheckpointError):
+    """A feature beyond the range of the cache's precision."""
+
+
 class _Build:
     """One run of `CachedEncoder.build`."""
 
     def __init__(
         self,
         owner: CachedEncoder,
-        media: Sequence[MediaPart],
+        media: Sequence[Part],
         on_bad: Callable[[int, BadSampleError], None] | None,
         batch_size: int,
     ) -> None:
@@ -303,7 +374,11 @@ def clear_caches(folder: Path | None = None, fingerprint: str = "") -> list[Cach
     return removed
 
 
-def _hash_or_error(part: MediaPart) -> bytes | BadSampleError:
+def _is_finite(features: Features) -> bool:
+    return bool(features.tokens.isfinite().all()) and bool(features.pooled.isfinite().all())
+
+
+def _hash_or_error(part: Part) -> bytes | BadSampleError:
     try:
         return bytes.fromhex(content_hash(part))
     except BadSampleError as error:

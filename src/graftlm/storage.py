@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from graftlm.errors import CheckpointError
 
 MANIFEST = "MANIFEST.json"
 TEMPORARY = ".tmp_"
+_ASIDE = f"{TEMPORARY}old_"
 _STEP = "step_"
 _PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_ENDINGS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -31,28 +32,38 @@ _PICKLE_ENDINGS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target`, with a manifest, when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary folder that becomes `target`, with a manifest, when the block ends without an error.
+
+    A folder that is there already stays whole until the new one is.
+    Raises: CheckpointError when the disk does not take it; nothing half-written is left.
+    """
     temporary = target.parent / f"{TEMPORARY}{target.name}_{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    with _writable(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
     try:
-        yield temporary
-        write_json(temporary / MANIFEST, _manifest(temporary))
-        _sync(temporary)
-        _replace(temporary, target)
+        with _writable(target, inside=temporary):
+            yield temporary
+        with _writable(target):
+            write_json(temporary / MANIFEST, _manifest(temporary))
+            _sync(temporary)
+            _replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def verify(folder: Path) -> None:
-    """Raises: CheckpointError when a file is missing, cut or altered."""
+    """Raises: CheckpointError when a file is missing, cut or altered, or the manifest names none."""
     manifest = read_json(folder / MANIFEST)
+    if not manifest:
+        raise CheckpointError(f"{folder / MANIFEST}: expected the files of this folder, found none; use another one")
     for name, expected in manifest.items():
         path = folder / name
         if not isinstance(expected, dict) or Path(name).name != name:
             raise CheckpointError(f"{folder / MANIFEST}: not a manifest of this folder; use another checkpoint")
-        size = path.stat().st_size if path.is_file() else None
+        with _readable(path):
+            size = path.stat().st_size if path.is_file() else None
         if size != expected.get("bytes"):
             raise CheckpointError(
                 f"{path}: expected {expected.get('bytes')} bytes, found {size or 'none'}; use another checkpoint"
@@ -110,9 +121,10 @@ def copy_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: s
 def refuse_pickle(path: Path) -> None:
     """Raises: CheckpointError when a file is a pickle, by its name or by its first bytes."""
     head = b""
-    if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(4)
+    with _readable(path):
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(4)
     if path.suffix in _PICKLE_ENDINGS or head.startswith(_PICKLE_HEADS):
         raise CheckpointError(
             f"{path}: expected safetensors, found a pickle, which can run code when it is read; "
@@ -137,7 +149,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """Checkpoint folders in the order of their steps."""
+    """Checkpoint folders in the order of their steps; one that a kill left set aside is put back first."""
+    bring_back(folder)
     found = [path for path in folder.glob(f"{_STEP}*") if path.name.removeprefix(_STEP).isdigit()]
     return sorted(found, key=step_of)
 
@@ -160,14 +173,25 @@ def step_of(folder: Path) -> int:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name, flushes it and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file under a temporary name, flushes it and renames it. Raises: CheckpointError."""
     temporary = path.parent / f"{TEMPORARY}{path.name}_{os.getpid()}"
-    try:
-        _write(temporary, data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(temporary, data)
+            temporary.replace(path)
+        finally:
+            if temporary.exists():
+                temporary.unlink()
+
+
+def bring_back(folder: Path) -> None:
+    """Gives a folder that was set aside its name again, where a kill came before its successor had it."""
+    for old in folder.glob(f"{_ASIDE}*"):
+        target = folder / old.name.removeprefix(_ASIDE)
+        if not target.exists():
+            with suppress(OSError):  # a read-only disk, or its writer was quicker
+                old.rename(target)
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -176,8 +200,8 @@ def step_folder(folder: Path, step: int) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
+    """SHA-256 (hex) of a file. Raises: CheckpointError."""
+    with _readable(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -186,20 +210,40 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with _readable(path):
         return path.read_bytes()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
 
 
 def _write(path: Path, data: bytes) -> None:
+    with _writable(path), path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _writable(target: Path, inside: Path | None = None) -> Iterator[None]:
+    """What the disk refuses is told in a sentence; with `inside`, only what concerns that folder."""
     try:
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free some space") from None
+        named = str(error.filename or inside)
+        if error.errno is None or (inside is not None and not named.startswith(str(inside))):
+            raise
+        raise CheckpointError(
+            f"{target}: cannot be written ({error.strerror}); free some space, see to the permissions or choose "
+            "another folder"
+        ) from None
 
 
 def _sync(folder: Path) -> None:
@@ -211,10 +255,17 @@ def _sync(folder: Path) -> None:
 
 
 def _replace(temporary: Path, target: Path) -> None:
-    old = target.parent / f"{TEMPORARY}old_{target.name}"
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    temporary.rename(target)
+    """Sets the old folder aside under a name that `bring_back` knows: a kill at any point loses neither."""
+    aside = target.parent / f"{_ASIDE}{target.name}"
+    while True:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            target.rename(aside)
+        try:
+            temporary.rename(target)
+            break
+        except OSError:
+            if not target.exists():  # else a reader has brought the old one back in between
+                raise
     _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)

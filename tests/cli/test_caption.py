@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import graftlm
 from graftlm.cli.main import main
 from graftlm.data.sentence import Image, Sentence, Text
+from graftlm.errors import GraftError
 from graftlm.lm.decode import Decoding
 from tests.pictures import picture
 
@@ -20,9 +23,11 @@ class Parrot:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.decodings: list[Decoding] = []
 
     def respond(self, sentences: Sequence[Sentence], decoding: Decoding) -> list[Sentence]:
         self.batches.append(len(sentences))
+        self.decodings.append(decoding)
         answers = []
         for sentence in sentences:
             (image,) = sentence.media()
@@ -86,6 +91,23 @@ def test_a_bad_photo_is_named_and_the_others_are_captioned(
     assert "there is no file" in captured.err
 
 
+def test_a_bad_folder_is_named_and_the_others_are_captioned(
+    parrot: Parrot, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, empty = photos / "closed", photos / "empty"
+    closed.mkdir()
+    empty.mkdir()
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(closed) and allowed(path, mode))
+    assert main(["caption", str(closed), str(empty), str(photos / "inner"), str(photos / "b.png")]) == 1
+    captured = capsys.readouterr()
+    assert [Path(line.split("\t")[0]).name for line in captured.out.splitlines()] == ["c.png", "b.png"]
+    assert "closed: the folder may not be read" in captured.err
+    assert "empty: expected a folder of pictures" in captured.err
+    assert main(["caption", str(empty), str(photos / "b.png"), "--json"]) == 1
+    assert [row["path"] for row in json.loads(capsys.readouterr().out)["errors"]] == [str(empty)]
+
+
 def test_json_holds_captions_and_errors(parrot: Parrot, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["caption", str(photos / "b.png"), str(photos / "notes.txt"), "--json"]) == 1
     answer = json.loads(capsys.readouterr().out)
@@ -106,6 +128,28 @@ def test_a_question_stands_between_picture_and_answer(
 def test_the_python_one_liners_answer_the_same(parrot: Parrot, photos: Path) -> None:
     assert graftlm.caption(str(photos / "b.png")) == "b  3"
     assert graftlm.ask(str(photos / "b.png"), "What?", beams=1) == "b Question: What? Answer: 1"
+
+
+@pytest.mark.parametrize("wrong", [3, None, ["a.png"], b"no picture", "gone.png", np.zeros((4, 4))])
+def test_the_python_one_liners_refuse_what_is_no_picture_before_a_graft_is_loaded(
+    wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graftlm, "load", lambda source="": pytest.fail("loaded"))
+    graftlm._kept.cache_clear()
+    for call in (lambda: graftlm.caption(wrong), lambda: graftlm.ask(wrong, "What?")):  # type: ignore[arg-type]
+        with pytest.raises(GraftError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_the_python_one_liners_take_pixels(parrot: Parrot) -> None:
+    assert graftlm.caption(np.asarray(picture(0))).endswith("3")
+
+
+def test_no_caption_says_three_words_twice(parrot: Parrot, photos: Path) -> None:
+    assert main(["caption", str(photos / "b.png")]) == 0
+    graftlm.caption(str(photos / "b.png"))
+    assert [decoding.no_repeat_ngram for decoding in parrot.decodings] == [3, 3]
 
 
 def test_an_empty_name_is_not_the_current_folder(

@@ -79,12 +79,23 @@ def test_a_run_keeps_its_reports_with_its_curve(data: Path, tmp_path: Path) -> N
     assert "<polyline" in (run / "reports" / "captioning.html").read_text("utf-8")
 
 
+def test_a_system_that_finds_no_pictures_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "toy", "retrieval", "--data", str(data), "--split", "test"]) == 2
+    err = capsys.readouterr().err
+    assert "expected a system that finds pictures" in err
+    assert "found 'clipcap'" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["captionning", "--data", "."], 2, "did you mean 'captioning'"),
         (["captioning", "--data", "no/such/folder"], 1, "no/such/folder"),
+        (["captioning", "--data", "no/such/folder", "--controls", "blnd"], 2, "did you mean 'blind'"),
         (["captioning"], 2, "--data"),
+        (["visdial", "--data", ".", "--set", "compat"], 2, "expected KEY=VALUE"),
+        (["visdial", "--data", ".", "--set", "compat=paper"], 2, "expected none or official, found 'paper'"),
+        (["captioning", "--data", ".", "--set", "compat=official"], 2, "unknown setting 'compat' (there are: none)"),
     ],
 )
 def test_wrong_requests_say_what_to_do(

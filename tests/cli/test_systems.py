@@ -42,7 +42,7 @@ def test_one_system_is_shown_with_its_fields(capsys: pytest.CaptureFixture[str])
 
 
 def test_an_unknown_system_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["systems", "clipkap"]) == 1
+    assert main(["systems", "clipkap"]) == 2
     assert "did you mean 'clipcap'?" in capsys.readouterr().err
 
 

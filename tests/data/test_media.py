@@ -12,7 +12,7 @@ import pytest
 from PIL.Image import Image as PILImage
 
 from graftlm.data.media import black_image, content_hash, load_image, pixels
-from graftlm.data.sentence import Audio, Image, State, Text, Video
+from graftlm.data.sentence import Audio, Image, Sentence, State, Text, Video
 from graftlm.errors import BadSampleError
 from tests.pictures import picture
 
@@ -240,3 +240,33 @@ def test_the_black_picture_is_black_and_always_the_same() -> None:
     assert content_hash(black_image()) == content_hash(black_image())
     assert np.asarray(black_image()).max() == 0
     assert black_image(picture(0).resize((9, 7))).size == (9, 7)
+
+
+PIXELS = np.asarray(picture(0))
+
+
+def test_pixels_in_an_array_are_a_picture() -> None:
+    assert load_image(PIXELS).tobytes() == picture(0).tobytes()
+    assert content_hash(Image(PIXELS)) == content_hash(picture(0))
+    found = Sentence.from_json(Sentence((Image(PIXELS),)).to_json()).media()[0]
+    assert isinstance(found, Image)
+    assert load_image(found.source).tobytes() == picture(0).tobytes()
+
+
+WRONG: dict[str, object] = {
+    "a number": 3,
+    "nothing": None,
+    "a list": ["a.png"],
+    "an array of floats": PIXELS / 255,
+    "an array with alpha": np.zeros((4, 4, 4), np.uint8),
+    "an array of three planes": np.zeros((3, 8, 8), np.uint8),
+    "an empty array": np.zeros((0, 4, 3), np.uint8),
+    "a file object": BytesIO(b"x"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_picture_at_all_is_refused_with_what_is(kind: str) -> None:
+    assert reason(WRONG[kind], "row 3") == "wrong-type"
+    with pytest.raises(BadSampleError, match="expected a path, the bytes of a file, a Pillow picture or an array"):
+        content_hash(Image(WRONG[kind]))  # type: ignore[arg-type]

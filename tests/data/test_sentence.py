@@ -82,3 +82,16 @@ def test_few_shot_prompting_is_addition() -> None:
 def test_a_part_that_is_none_is_refused(row: dict[str, object], words: str) -> None:
     with pytest.raises(DataError, match=words):
         Sentence.from_json([row])
+
+
+def test_a_picture_that_is_still_to_be_found_has_no_content_and_survives_json() -> None:
+    query = Sentence.of("a dog", Image("a.jpg"), Image.sought())
+    assert query.parts[-1].target
+    assert query.media() == (Image("a.jpg"),)
+    assert query.to_json()[-1] == {"type": "image", "target": True}
+    again = Sentence.from_json(query.to_json())
+    assert again == query
+    assert [isinstance(part, Image) and part.is_sought for part in again] == [False, False, True]
+    assert query.prompt() == Sentence.of("a dog", Image("a.jpg"))
+    spoken = Sentence.of(Image.sought("assistant"))
+    assert Sentence.from_json(spoken.to_json()) == spoken

@@ -8,7 +8,7 @@ import torch
 from graftlm.data.chat import Segment, segments
 from graftlm.data.sentence import Image, Sentence, Text
 from graftlm.data.tokenize import IGNORED, Layout, tokenize
-from graftlm.errors import ShapeError
+from graftlm.errors import DataError, ShapeError
 from graftlm.lm.toy import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -89,10 +89,42 @@ def test_a_template_that_writes_bos_gets_no_second_one() -> None:
     assert tokenize([prompt], TOKENIZER, Layout()).ids[0].tolist().count(BOS) == 1
 
 
-def test_text_beyond_the_longest_row_is_cut_but_media_never() -> None:
-    assert tokenize([Sentence.of("abcdef")], TOKENIZER, Layout(max_length=4)).ids.shape == (1, 4)
+def test_the_end_of_a_target_beyond_the_longest_row_is_cut_but_media_never() -> None:
+    batch = tokenize([caption("abcdef")], TOKENIZER, Layout(media_tokens=2, max_length=5))
+    assert batch.ids[0].tolist() == [BOS, PAD, PAD, 97, 98]
+    assert batch.labels[0].tolist() == [IGNORED, IGNORED, IGNORED, 97, 98]
     with pytest.raises(ShapeError, match="media would be cut"):
         tokenize([Sentence.of("abcdef", Image("a.jpg"))], TOKENIZER, Layout(media_tokens=1, max_length=4))
+
+
+ASKED = Text("a question")
+TOO_LONG = {
+    "a prompt to be answered": (Sentence.of(ASKED), "a prompt of 11 positions does not fit into 10;"),
+    "a prompt that leaves no room": (
+        Sentence.of(Text("a questio"), Text("yes", target=True)),
+        "a prompt of 10 positions does not fit into 10 with an answer behind it;",
+    ),
+    "a question between two answers": (
+        Sentence.of(Text("a"), Text("b", target=True), ASKED, Text("yes", target=True)),
+        "a prompt of 13 positions does not fit into 10 with an answer behind it;",
+    ),
+    "words behind the answer": (Sentence.of(Text("a" * 5), Text("yes", target=True), ASKED), "does not fit into 10"),
+}
+
+
+@pytest.mark.parametrize("kind", TOO_LONG)
+def test_a_prompt_is_never_cut(kind: str) -> None:
+    sentence, words = TOO_LONG[kind]
+    with pytest.raises(ShapeError) as caught:
+        tokenize([sentence], TOKENIZER, Layout(max_length=10))
+    assert words in str(caught.value)
+    assert "larger max_length" in str(caught.value)
+
+
+def test_a_prompt_that_just_fits_is_taken_whole() -> None:
+    assert tokenize([Sentence.of(ASKED)], TOKENIZER, Layout(max_length=11)).ids.shape == (1, 11)
+    with_answer = tokenize([Sentence.of(ASKED, Text("yes", target=True))], TOKENIZER, Layout(max_length=12))
+    assert with_answer.labels[0].tolist()[-2:] == [IGNORED, ord("y")]
 
 
 def test_an_lm_without_bos_starts_from_eos_where_no_soft_token_stands() -> None:
@@ -105,3 +137,48 @@ def test_an_lm_without_bos_starts_from_eos_where_no_soft_token_stands() -> None:
 
 def test_ids_are_long_tensors() -> None:
     assert tokenize([caption("a")], TOKENIZER, Layout()).ids.dtype == torch.long
+
+
+RETRIEVING = Layout(media_tokens=2, bos="after_media", retrieval_ids=(300, 301))
+
+
+def test_a_target_picture_is_the_retrieval_token_wherever_it_stands() -> None:
+    shown, sought = Image("a.jpg"), Image.sought()
+    batch = tokenize([Sentence.of(shown, "ab ", sought, "c", sought), Sentence.of("d", sought)], TOKENIZER, RETRIEVING)
+    assert batch.ids[0].tolist() == [PAD, PAD, BOS, 97, 98, 300, 301, 99, 300, 301]
+    assert batch.labels[0].tolist() == [IGNORED] * 5 + [300, IGNORED, IGNORED, 300, IGNORED]
+    assert batch.retrieval.nonzero().tolist() == [[0, 5], [0, 6], [0, 8], [0, 9], [1, 2], [1, 3]]
+    assert batch.closing(2).nonzero().tolist() == [[0, 8], [0, 9], [1, 2], [1, 3]]
+    assert batch.media == (shown,)
+    assert batch.ids[0].tolist().count(BOS) == 1
+
+
+def test_a_target_picture_with_content_is_sought_too_and_not_shown() -> None:
+    batch = tokenize([Sentence.of("ab", Image("a.jpg", target=True))], TOKENIZER, RETRIEVING)
+    assert batch.ids[0].tolist() == [BOS, 97, 98, 300, 301]
+    assert batch.media == ()
+
+
+def test_text_is_cut_before_the_token_that_closes_a_row() -> None:
+    layout = Layout(bos="start", max_length=5, retrieval_ids=(300,))
+    batch = tokenize([Sentence.of("abcdefgh", Image.sought())], TOKENIZER, layout)
+    assert batch.ids[0].tolist() == [BOS, 97, 98, 99, 300]
+    assert batch.retrieval[0].tolist() == [False] * 4 + [True]
+
+
+def test_a_sought_picture_is_refused_where_nothing_can_be_retrieved() -> None:
+    with pytest.raises(DataError, match="cannot retrieve"):
+        tokenize([Sentence.of("ab", Image.sought())], TOKENIZER, Layout())
+
+
+def test_bos_stands_before_every_text_or_is_a_target_where_the_layout_says_so() -> None:
+    story = Sentence.of("a", Image("a.jpg"), "b", Image.sought())
+    each = Layout(media_tokens=1, bos="each_text", retrieval_ids=(300,))
+    assert tokenize([story], TOKENIZER, each).ids[0].tolist() == [BOS, 97, PAD, BOS, 98, 300]
+    labelled = Layout(media_tokens=1, bos="after_media", bos_target=True)
+    assert tokenize([caption("a")], TOKENIZER, labelled).labels[0].tolist() == [IGNORED, BOS, 97, EOS]
+
+
+def test_a_dialogue_that_ends_with_a_sought_picture_stays_open() -> None:
+    dialogue = Sentence.of(Text("hi", role="user"), Image.sought("assistant"))
+    assert segments(dialogue, TOKENIZER)[-1] == Image.sought("assistant")

@@ -61,6 +61,9 @@ class ScriptedLM(LanguageModel):
     def select_cache(self, cache: Any, rows: Tensor) -> Any:
         return {**cache, "script": cache["script"][rows]}
 
+    def read_cache(self, cache: Any) -> KVPrefix:
+        raise NotImplementedError
+
     def attach_cross_attention(self, blocks: Mapping[int, nn.Module]) -> None:
         raise NotImplementedError
 

@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from graftlm import backbones, grafts
+from graftlm.data.gallery import MemoryGallery
 from graftlm.data.readers import read_all
+from graftlm.data.sentence import Image, Sentence
 from graftlm.evaluate.run import evaluate
 from graftlm.evaluate.task import Options
+from graftlm.lm.decode import Decoding
+from graftlm.lm.pictures import Pictures
 from graftlm.systems.base import system_class
+from graftlm.systems.fromage import FROMAGe, FROMAGeConfig
 
 pytestmark = [
     pytest.mark.realdata,
@@ -47,3 +52,33 @@ def test_frozen_learns_from_photos_through_a_language_model_that_stays(shared_da
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert all(torch.equal(old, new) for old, new in zip(before, system.lm.parameters(), strict=True))
+
+
+def test_fromage_learns_to_find_photos_and_answers_with_them(shared_data: Path) -> None:
+    torch.manual_seed(0)
+    samples = read_all({"path": str(shared_data / "flickr8k"), "split": "train", "limit": 8})
+    batch = [sample.sentence for sample in samples][::5]  # one caption a photo
+    config = FROMAGeConfig(concat_probability=0, caption_fraction=0.25)
+    system = FROMAGe.build(config, backbones.load_parts(config)).train()
+    before = [parameter.clone() for parameter in system.lm.base.parameters()]
+    optimiser = torch.optim.Adam([parameter for _, parameter in system.trainable()], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        found = system.losses(batch)
+        optimiser.zero_grad()
+        torch.stack(list(found.values())).sum().backward()
+        optimiser.step()
+        system.after_step()
+        losses.append((found["text"] + found["text_to_image"] + found["image_to_text"]).item())
+    system.eval()
+    photos = [part for sentence in batch for part in sentence if isinstance(part, Image)]
+    captions = [sentence.targets().text() for sentence in batch]
+    gallery = MemoryGallery(photos, system.embed_media(photos).numpy())
+    found_at = system.embed_queries([Sentence.of(text) for text in captions]) @ torch.from_numpy(gallery.vectors).T
+    assert losses[-1] < 0.7 * losses[0]
+    assert int((found_at.argmax(dim=1) == torch.arange(len(photos))).sum()) >= 6
+    assert all(torch.equal(old, new) for old, new in zip(before, system.lm.base.parameters(), strict=True))
+    asked = [Sentence.of(captions[0]), Sentence.of(captions[1])]
+    answers = system.respond(asked, Decoding(max_tokens=4), gallery=gallery, pictures=Pictures(bias=1e4))
+    assert [len(answer.media()) for answer in answers] == [1, 1]
+    assert all(not answer.media() for answer in system.respond(asked, Decoding(max_tokens=4)))

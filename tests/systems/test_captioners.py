@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from graftlm import backbones
 from graftlm.data.sentence import Image, Sentence, Text
 from graftlm.encoders.toy import ToyEncoder
 from graftlm.errors import ConfigError
+from graftlm.lm.base import LMInputs
 from graftlm.lm.toy import ToyLM
 from graftlm.losses import target_positions
 from graftlm.systems.base import Parts, System, system_class
@@ -53,6 +55,41 @@ def test_every_mapper_learns_at_both_places(mapper: str, inject: str) -> None:
     )
     first, last = fall_of_loss(system)
     assert last < 0.5 * first
+
+
+GRID = {"mapper": "grid", "inject": "prefix", "grid_side": 1, "rank": 16}
+
+
+def test_a_prefix_that_starts_from_words_is_what_the_model_keeps_of_those_words() -> None:
+    system = build("clipcap", start_text="a bee", **GRID)
+    torch.nn.init.zeros_(system.connector.expand.weight)
+    torch.nn.init.zeros_(system.connector.expand.bias)
+    tokenizer = system.lm.tokenizer
+    start = [tokenizer.bos_id, *tokenizer.encode("a bee")][:2]
+    caption = [tokenizer.bos_id, *tokenizer.encode("two cats"), tokenizer.eos_id]
+    ids = torch.tensor([[*start, *caption]])
+    wanted = system.lm(LMInputs(system.lm.embed(ids), torch.ones_like(ids, dtype=torch.bool))).logits[:, 2:]
+    found = system.lm(system.inputs(sentences()[1:])).logits
+    torch.testing.assert_close(found, wanted)
+    other = build("clipcap", start_text="not a bee", **GRID)
+    torch.nn.init.zeros_(other.connector.expand.weight)
+    other.connector.start[1] += 1
+    assert (other.lm(other.inputs(sentences()[1:])).logits - wanted).abs().max() > 1e-3
+
+
+def test_the_words_a_prefix_starts_from_are_read_again_and_not_saved(tmp_path: Path) -> None:
+    system = build("clipcap", start_text="a bee", **GRID)
+    assert not [name for name in system.trainable_state() if "start" in name]
+    fall_of_loss(system, steps=3)
+    system.eval().save_pretrained(tmp_path / "graft")
+    again = System.from_pretrained(tmp_path / "graft")
+    prompts = [sentence.prompt() for sentence in sentences()]
+    torch.testing.assert_close(again.lm(again.inputs(prompts)).logits, system.lm(system.inputs(prompts)).logits)
+
+
+def test_words_to_start_from_are_refused_where_nothing_starts_from_words() -> None:
+    with pytest.raises(ConfigError, match=r"system\.start_text: expected mapper grid and inject prefix"):
+        build("clipcap", start_text="a bee", mapper="mlp")
 
 
 @pytest.mark.parametrize(

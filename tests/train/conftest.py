@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from graftlm.config import Recipe
 from graftlm.train.setup import complete_recipe
@@ -35,11 +34,3 @@ def make_recipe() -> RecipeMaker:
         return complete_recipe(tree)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    """A recipe's `run.threads` is the process's; the next test gets its own back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)

@@ -28,6 +28,17 @@ def test_training_the_trained_part_leaves_the_guard_content(system: System) -> N
     assert guard.fingerprint == FrozenGuard.of(system).fingerprint
 
 
+def test_a_trained_tensor_with_a_second_name_is_not_taken_for_a_frozen_one(system: System) -> None:
+    norm = system.lm.norm
+    system.lm.tied = norm
+    norm.requires_grad_(True)
+    guard = FrozenGuard.of(system)
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.add_(1)
+    guard.check(system)
+
+
 def test_one_changed_bit_of_a_frozen_tensor_is_found_and_named(system: System) -> None:
     guard = FrozenGuard.of(system)
     weight = system.lm.layers[1].up.weight

@@ -13,10 +13,10 @@ from graftlm.data.sample import Sample
 from graftlm.data.scenes import Scenes
 from graftlm.data.sentence import Image, Sentence, Text
 from graftlm.data.stream import Stream
-from graftlm.errors import CheckpointError, DataError
+from graftlm.errors import CheckpointError, DataError, ShapeError
 from graftlm.systems.base import System
-from graftlm.train.setup import build_system
-from graftlm.train.source import StreamSource, blind, lengths_of, with_targets
+from graftlm.train.setup import build_system, open_data
+from graftlm.train.source import TOO_LONG, StreamSource, blind, fitting, lengths_of, with_targets
 from graftlm.train.validate import Validation, spread, weighted_total
 
 SCENES = list(Scenes("train", 30))
@@ -121,3 +121,44 @@ def test_a_stream_without_any_target_is_refused_and_not_read_for_ever(system: Sy
     source = StreamSource(system, Stream([ListShard()], prompts, Ledger()), 4, seed=0, chunk=2)
     with pytest.raises(DataError, match="with a target"):
         source.next_batch()
+
+
+LONG = Sample(Sentence.of(Text("why " * 300), Text("so", target=True)), "long")
+
+
+def test_a_prompt_beyond_the_language_models_context_is_left_out_with_its_reason(system: System) -> None:
+    assert system.lm.context_length < 4 * 300
+    ledger = Ledger()
+    kept, lengths = fitting(system, [SCENES[0], LONG, SCENES[1]], ledger, "here")
+    assert kept == [SCENES[0], SCENES[1]]
+    assert lengths == lengths_of(system, [SCENES[0].sentence, SCENES[1].sentence])
+    assert [(entry.reason, entry.row) for entry in ledger.entries] == [(TOO_LONG, "long")]
+    with pytest.raises(ShapeError, match=r"a prompt of \d+ positions does not fit into 1024"):
+        system.respond([LONG.sentence])
+
+
+def test_a_caption_beyond_the_context_loses_its_end_alone(system: System) -> None:
+    system.lm.context_length = 40
+    caption = Sentence.of(Image("a.jpg"), Text("a" * 100, target=True))
+    (length,) = lengths_of(system, [caption])
+    assert length.positions == 40
+    assert length.targets == 40 - system.layout.media_tokens - 1
+
+
+def test_a_stream_leaves_out_what_is_too_long(system: System) -> None:
+    ledger = Ledger()
+
+    def some_long(sample: Sample, _: object, __: object) -> list[Sample]:
+        return [LONG if sample.key == SCENES[5].key else sample]
+
+    source = StreamSource(system, Stream([ListShard()], some_long, Ledger()), 4, seed=0, chunk=2, ledger=ledger)
+    batches = [source.next_batch() for _ in range(8)]
+    assert [len(batch) for batch in batches] == [4] * 8
+    assert not any(sentence is LONG.sentence for batch in batches for sentence in batch)
+    assert ledger.reasons == {TOO_LONG: 1}
+
+
+def test_a_run_whose_every_prompt_is_too_long_is_refused(system: System, make_recipe: Callable[..., Recipe]) -> None:
+    system.lm.context_length = 3
+    with pytest.raises(DataError, match="none of 40 sentences fits into the longest row; 40 too-long"):
+        open_data(system, make_recipe(), Ledger(), quiet=True)

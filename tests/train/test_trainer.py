@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,11 +20,12 @@ from graftlm import grafts
 from graftlm.config import Recipe
 from graftlm.data.sentence import Sentence
 from graftlm.errors import CheckpointError, ConfigError, FrozenError, GraftError, UsageError
-from graftlm.storage import step_folder, step_folders
+from graftlm.storage import sha256, step_folder, step_folders
 from graftlm.train.log import read_metrics
 from graftlm.train.setup import Run, prepare
 from graftlm.train.source import Source
 from graftlm.train.trainer import Trainer, train
+from graftlm.train.validate import Validation
 
 RecipeMaker = Callable[..., Recipe]
 
@@ -200,7 +202,9 @@ def test_a_run_without_a_graft_loads_its_best_checkpoint_over_its_own_parts_only
     (folder / "state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="MANIFEST"):
         grafts.load(tmp_path)
-    (folder / "MANIFEST.json").write_text("{}")
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest["state.json"] = {"bytes": (folder / "state.json").stat().st_size, "sha256": sha256(folder / "state.json")}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="frozen part 'lm'"):
         grafts.load(tmp_path)
 
@@ -252,6 +256,50 @@ def test_a_time_budget_ends_a_run_and_its_rate_reaches_the_end(make_recipe: Reci
     assert result.stopped_by == "time"
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["event"] == "train"]
     assert rows[-1]["lr"] < rows[0]["lr"]
+
+
+def test_a_run_by_the_clock_goes_on_with_a_larger_budget(make_recipe: RecipeMaker, tmp_path: Path) -> None:
+    def recipe(minutes: float | None) -> Recipe:
+        return make_recipe(
+            train={"max_steps": None if minutes else 3, "max_minutes": minutes, "eval_every": 0, "save_every": 0}
+        )
+
+    first = train(recipe(0.01), run_folder=tmp_path / "run", quiet=True)
+    assert train(recipe(0.01), run_folder=tmp_path / "run", resume=True, quiet=True).steps == first.steps
+    second = train(recipe(0.03), run_folder=tmp_path / "run", resume=True, quiet=True)
+    assert second.steps > first.steps
+    assert second.seconds == pytest.approx(1.8, abs=0.5)
+    rates = {row["step"]: row["lr"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "lr" in row}
+    assert sorted(rates) == list(range(1, second.steps + 1))
+    assert rates[first.steps + 1] == pytest.approx(1e-2 * (1 + math.cos(math.pi / 3)) / 2, rel=0.2)
+    assert "max_minutes: 0.03" in (tmp_path / "run" / "recipe.yaml").read_text()
+    train(recipe(None), run_folder=tmp_path / "steps", quiet=True)
+    with pytest.raises(ConfigError, match=r"train\.max_minutes may change only where the run began with one"):
+        train(
+            make_recipe(train={"max_steps": 3, "max_minutes": 1.0, "eval_every": 0, "save_every": 0}),
+            run_folder=tmp_path / "steps",
+            quiet=True,
+        )
+
+
+def test_a_validation_that_is_no_number_is_never_the_best(
+    make_recipe: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = iter([float("nan"), float("-inf"), 2.0, float("nan"), 1.0, float("inf")])
+    monkeypatch.setattr(Validation, "losses", lambda self, *, blind_too: {"loss": next(values)})
+    recipe = make_recipe(train={"eval_every": 2, "max_steps": 12}, evaluate={"blind": False})
+    result = train(recipe, run_folder=tmp_path, quiet=True)
+    assert (result.best["step"], result.best["value"]) == (10, 1.0)
+    assert capsys.readouterr().err.count("which is never the best") == 4
+
+
+def test_a_run_whose_validations_are_no_numbers_still_ends_with_a_graft(
+    make_recipe: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Validation, "losses", lambda self, *, blind_too: {"loss": float("nan")})
+    result = train(make_recipe(evaluate={"blind": False}), run_folder=tmp_path, quiet=True)
+    assert result.best == {}
+    grafts.load(result.graft)
 
 
 def test_patience_ends_a_run_and_the_best_weights_are_exported(make_recipe: RecipeMaker, tmp_path: Path) -> None:

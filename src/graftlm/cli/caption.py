@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,18 +29,19 @@ def caption(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest caption in tokens.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Captions photos: one line "path<TAB>caption" each. A photo that cannot be read is named on stderr (exit 1)."""
+    """Captions photos: one line "path<TAB>caption" each. What cannot be read is named on stderr (exit 1)."""
     import json
 
     import graftlm
     from graftlm.lm.decode import Decoding
 
-    paths = list(find_photos(photos))
-    pictures, errors = read_photos(paths)
+    paths, errors = find_all(photos)
+    pictures, bad = read_photos(paths)
+    errors += bad
     found: list[dict[str, str]] = []
     if pictures:
         system = graftlm.load(graft)
-        decoding = Decoding(num_beams=beam, max_tokens=max_tokens)
+        decoding = Decoding(num_beams=beam, max_tokens=max_tokens, no_repeat_ngram=graftlm.NO_REPEAT_NGRAM)
         for path, answer in answers(system, pictures, prompt, decoding):
             found.append({"path": path, "caption": answer})
             if not as_json:
@@ -52,10 +54,23 @@ def caption(
         raise typer.Exit(1)
 
 
+def find_all(names: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """The photos behind all names; path, reason and sentence of folders that hold none or cannot be read."""
+    paths: list[str] = []
+    bad: list[dict[str, str]] = []
+    for name in names:
+        try:
+            paths += find_photos([name])
+        except DataError as error:
+            bad.append({"path": name, "reason": "no-pictures", "message": str(error)})
+    return paths, bad
+
+
 def find_photos(names: Sequence[str]) -> Iterator[str]:
     """Files as they are named, folders as the pictures in them.
 
-    Raises: DataError for a folder without pictures; UsageError for an empty name, which would be the current folder.
+    Raises: DataError for a folder that may not be read or has no pictures; UsageError for an empty name, which would be
+        the current folder.
     """
     for name in names:
         if not name.strip():
@@ -63,6 +78,8 @@ def find_photos(names: Sequence[str]) -> Iterator[str]:
         if not Path(name).is_dir():
             yield name
             continue
+        if not os.access(name, os.R_OK | os.X_OK):
+            raise DataError(f"{name}: the folder may not be read; change its permissions")
         inside = sorted(str(path) for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
         if not inside:
             raise DataError(f"{name}: expected a folder of pictures ({', '.join(sorted(SUFFIXES))}), found none in it")

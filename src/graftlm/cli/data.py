@@ -25,7 +25,7 @@ def check(
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the photos, if not beside the file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many rows.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Where to write the contact sheet (PNG).")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Contact sheet (PNG); ./<name>_contact_sheet.png without.")] = None,
     bad_samples: Annotated[Path | None, typer.Option(help="Where to write every bad row (JSONL).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:

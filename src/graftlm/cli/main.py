@@ -7,7 +7,6 @@ its docstring is the verb's help. Exit codes: 0 done, 1 failed, 2 wrong usage, 1
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import os
 import re
@@ -19,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from graftlm.errors import GraftError, UsageError
+from graftlm.errors import GraftError, UsageError, unknown
 
 _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 _ABOUT = "Give a frozen language model new senses: caption, ask, train, evaluate and serve grafts."
@@ -103,9 +102,7 @@ def _run(arguments: list[str]) -> int:
     called = next((word for word in arguments if not word.startswith("-")), None)
     known = verbs()
     if called is not None and called not in known:
-        near = difflib.get_close_matches(called, known, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"unknown verb '{called}'{hint} (there are: {', '.join(known)})")
+        raise UsageError(unknown("verb", called, known))
     try:
         build(called)(args=arguments, prog_name="graft")
     except SystemExit as end:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from graftlm.errors import UsageError, unknown
+
 
 def systems(
     name: Annotated[str | None, typer.Argument(help="One system: its idea, its fields, its deviations.")] = None,
@@ -21,6 +23,8 @@ def systems(
         rows = [paper.to_json() for paper in found.values()]
         typer.echo(json.dumps({"systems": rows}, ensure_ascii=False) if as_json else _table(rows))
         return
+    if name not in found:
+        raise UsageError(unknown("system", name, found))
     from graftlm.systems.base import system_class
 
     fields = _fields(system_class(name).Config.model_fields)

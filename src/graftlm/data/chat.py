@@ -48,8 +48,7 @@ def segments(sentence: Sentence, tokenizer: Tokenizer) -> list[Segment | MediaPa
         pieces.extend(Segment(part.content, part.target) if isinstance(part, Text) else part for part in parts)
     if nonce in rest:
         raise BackboneError("the chat template repeats a turn; choose another language model")
-    ends_with_target = isinstance(pieces[-1], Segment) and pieces[-1].target
-    if rest and not ends_with_target:
+    if rest and not pieces[-1].target:
         pieces.append(Segment(rest, template=True))
     return [piece for piece in pieces if not isinstance(piece, Segment) or piece.text or piece.target]
 

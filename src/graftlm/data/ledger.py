@@ -10,6 +10,7 @@ wrong-type             a value is of another type than its column asks for
 bad-json, bad-encoding a line is not JSON, or not UTF-8
 empty-caption          a caption, question or answer of white space
 caption-too-long       a caption beyond ``max_chars``
+too-long               a prompt that leaves no room for an answer in the system's longest row
 duplicate-id           an id, or a photo with the same caption, that an earlier row has
 media-count            a dialogue with more or fewer pictures than places for them
 missing-target         a dialogue without an answer to learn

@@ -48,8 +48,8 @@ def load_image(source: Media, *, where: str = "") -> PILImage:
     Deep grey (16 and 32 bits, floats) is scaled to 8 bits, not clipped. `where` (a file and line, say) opens the
     message of an error.
 
-    Raises: BadSampleError with reason missing-file, empty-file, unreadable-image, truncated-image, bomb-image or
-        empty-image.
+    Raises: BadSampleError with reason missing-file, empty-file, unreadable-image, truncated-image, bomb-image,
+        empty-image or wrong-type.
     """
     name = _name(source)
     picture = _open(source, name, where)
@@ -93,12 +93,12 @@ def content_hash(item: Media | MediaPart | Text) -> str:
         return hashlib.sha256(source).hexdigest()
     if isinstance(source, str | Path):
         return _hash_path(os.fspath(source))
-    return _hash_picture(source)
+    return _hash_picture(_picture_of(source, ""))
 
 
 def _open(source: Media, name: str, where: str) -> PILImage:
     if not isinstance(source, str | Path | bytes):
-        return source
+        return _picture_of(source, where)
     if source == b"":
         raise BadSampleError("empty-file", f"{_at(where)}expected a picture, found no bytes at all; leave the row out")
     try:
@@ -117,6 +117,22 @@ def _open(source: Media, name: str, where: str) -> PILImage:
         if "null byte" in str(error):
             raise _missing(repr(source), where) from None
         raise _damaged(error, name, where) from None
+
+
+def _picture_of(source: Any, where: str) -> PILImage:
+    """A decoded picture: Pillow's, or pixels as numpy holds them."""
+    if isinstance(source, PIL.Image.Image):
+        return source
+    found = type(source).__name__
+    if isinstance(source, np.ndarray):
+        if source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3 and source.size:
+            return PIL.Image.fromarray(source)
+        found = f"an array of {source.dtype} {source.shape}"
+    raise BadSampleError(
+        "wrong-type",
+        f"{_at(where)}expected a path, the bytes of a file, a Pillow picture or an array of uint8 (H, W, 3), "
+        f"found {found}",
+    )
 
 
 def _check_size(picture: PILImage, name: str, where: str) -> None:

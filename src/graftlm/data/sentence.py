@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from graftlm.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL.Image import Image as PILImage
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
-Media: TypeAlias = "str | Path | bytes | PILImage"
-"""A file path, the encoded bytes of a file, or a decoded Pillow picture."""
+Media: TypeAlias = "str | Path | bytes | PILImage | npt.NDArray[np.uint8]"
+"""A file path, the encoded bytes of a file, a decoded Pillow picture, or RGB pixels (H, W, 3) in [0, 255]."""
 
 _ROLES = ("system", "user", "assistant")
 
@@ -33,6 +35,12 @@ class Text:
     role: Role | None = None
 
 
+class Sought(bytes):
+    """The source of a picture that is still to be found: it has no content."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """A picture. ``target=True``: the model has to retrieve it."""
@@ -40,6 +48,16 @@ class Image:
     source: Media
     target: bool = False
     role: Role | None = None
+
+    @classmethod
+    def sought(cls, role: Role | None = None) -> Image:
+        """The picture that a query asks for: ``Sentence((Text("a dog"), Image.sought()))``."""
+        return cls(Sought(), target=True, role=role)
+
+    @property
+    def is_sought(self) -> bool:
+        """Whether it is still to be found."""
+        return isinstance(self.source, Sought)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +128,8 @@ class Sentence:
         return Sentence(tuple(replace(part, target=False) for part in self.parts))
 
     def media(self) -> tuple[MediaPart, ...]:
-        """The parts that are not text, in order."""
-        return tuple(part for part in self.parts if not isinstance(part, Text))
+        """The parts that are not text, in order, without pictures that are still to be found."""
+        return tuple(part for part in self.parts if not isinstance(part, Text) and not _is_sought(part))
 
     def text(self) -> str:
         """The words alone, joined as they stand."""
@@ -162,6 +180,10 @@ class Sentence:
         return cls(tuple(parts))
 
 
+def _is_sought(part: Part) -> bool:
+    return isinstance(part, Image) and part.is_sought
+
+
 def _openai_part(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     if row.get("type") != "image_url":
         return dict(row)
@@ -191,7 +213,7 @@ def _part_to_json(part: Part) -> dict[str, Any]:
         row["text"] = part.content
     elif isinstance(part, State):
         row["values"] = list(part.values)
-    else:
+    elif not _is_sought(part):
         row.update(_source_to_json(part.source))
     if part.target:
         row["target"] = True
@@ -208,8 +230,19 @@ def _source_to_json(source: Media) -> dict[str, str]:
     import io
 
     buffer = io.BytesIO()
-    source.save(buffer, format="PNG")
+    _as_pillow(source).save(buffer, format="PNG")
     return {"base64": base64.b64encode(buffer.getvalue()).decode("ascii")}
+
+
+def _as_pillow(source: Any) -> PILImage:
+    from PIL import Image as Pictures
+
+    if isinstance(source, Pictures.Image):
+        return source
+    try:
+        return Pictures.fromarray(source)
+    except (AttributeError, TypeError, ValueError):
+        raise DataError(f"a picture: expected pixels or a Pillow picture, found {type(source).__name__}") from None
 
 
 def _part_from_json(row: Mapping[str, Any]) -> Part:
@@ -245,6 +278,8 @@ def _value_from_json(kind: str, row: Mapping[str, Any]) -> Any:
             raise DataError(
                 f"a part of type state: expected 'values' to be numbers, found {row.get('values')!r}"
             ) from None
+    if kind == "image" and row.get("target") and "base64" not in row and "source" not in row:
+        return Sought()
     if "base64" in row:
         return _from_data_url("data:;base64," + str(row["base64"]))
     source = row.get("source")

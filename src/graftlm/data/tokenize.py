@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from graftlm.data.chat import Segment, segments
-from graftlm.data.sentence import MediaPart, Sentence
-from graftlm.errors import ShapeError
+from graftlm.data.sentence import Image, MediaPart, Sentence
+from graftlm.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
     from graftlm.lm.base import Tokenizer
@@ -29,15 +29,21 @@ class Layout:
 
     Attributes:
         media_tokens: K, positions a media item takes among the embeddings; 0 where media enter elsewhere
-        bos: where the LM's BOS goes: before everything, after the leading media, or nowhere
+        bos: where the LM's BOS goes: before everything, after the leading media, before every text, or nowhere
         eos: whether a closing target is followed by EOS, which is then a target too
-        max_length: longest row in positions; text beyond it is cut from the end
+        max_length: longest row in positions; the end of a longer target is cut, before tokens that close the row, and
+            a longer prompt is refused
+        retrieval_ids: what a target `Image` becomes, the first of them to be predicted ([RET] of FROMAGe); empty
+            where pictures cannot be retrieved
+        bos_target: whether BOS is predicted too (FROMAGe's released code)
     """
 
     media_tokens: int = 0
-    bos: Literal["start", "after_media", "none"] = "start"
+    bos: Literal["start", "after_media", "each_text", "none"] = "start"
     eos: bool = True
     max_length: int = 1024
+    retrieval_ids: tuple[int, ...] = ()
+    bos_target: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class Row:
     slots: list[int] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
     media: tuple[MediaPart, ...] = ()
+    retrieval: list[bool] = field(default_factory=list)
 
     def add(self, ids: Sequence[int], *, target: bool, seen: int) -> None:
         """Appends text."""
@@ -56,6 +63,13 @@ class Row:
         self.labels.extend(ids if target else [IGNORED] * len(ids))
         self.slots.extend([-1] * len(ids))
         self.seen.extend([seen] * len(ids))
+        self.retrieval.extend([False] * len(ids))
+
+    def add_retrieval(self, ids: Sequence[int], *, seen: int) -> None:
+        """Appends the tokens of a picture that is to be retrieved; the first is a target, the others follow it."""
+        self.add(ids, target=False, seen=seen)
+        self.labels[-len(ids)] = ids[0]
+        self.retrieval[-len(ids) :] = [True] * len(ids)
 
     def add_media(self, first_slot: int, count: int, *, pad_id: int, seen: int) -> None:
         """Appends the positions of one media item."""
@@ -63,6 +77,7 @@ class Row:
         self.labels.extend([IGNORED] * count)
         self.slots.extend(range(first_slot, first_slot + count))
         self.seen.extend([seen] * count)
+        self.retrieval.extend([False] * count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +90,7 @@ class TokenBatch:
         slots: (B, L) long, -1 for text, else the index into the (N * K) soft tokens of the batch
         seen: (B, L) long, media items of this row at or before the position
         rows: (N,) long, the row of each media item
+        retrieval: (B, L) bool, where the tokens of a picture to be retrieved stand
     """
 
     ids: Tensor
@@ -83,33 +99,67 @@ class TokenBatch:
     slots: Tensor
     seen: Tensor
     rows: Tensor
+    retrieval: Tensor
     media: tuple[MediaPart, ...]
+
+    def closing(self, count: int) -> Tensor:
+        """Where the retrieval tokens stand that close a row: (B, L) bool, the last `count` positions of each."""
+        places = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return self.retrieval & (places >= self.mask.sum(dim=1, keepdim=True) - count)
 
 
 def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Row:
-    """One sentence as ids. Raises: ShapeError when its media alone exceed `layout.max_length`."""
-    row = Row(media=sentence.media())
-    seen = 0
+    """One sentence as ids.
+
+    Raises: ShapeError when its media or its prompt exceed `layout.max_length`; DataError when a picture is to be
+        retrieved by a system that cannot.
+    """
     parts = segments(sentence, tokenizer)
+    row = Row(media=tuple(part for part in sentence.media() if not _is_retrieved(part)))
+    seen = 0
     bos = [] if _starts_with_bos(parts, tokenizer) else _start_ids(tokenizer, layout)
-    waiting = layout.bos == "after_media"
+    started = layout.bos in ("start", "none")
     if layout.bos == "start":
         row.add(bos, target=False, seen=0)
     for index, part in enumerate(parts):
-        if not isinstance(part, Segment):
+        if not isinstance(part, Segment) and not _is_retrieved(part):
             row.add_media(seen * layout.media_tokens, layout.media_tokens, pad_id=tokenizer.pad_id, seen=seen + 1)
             seen += 1
             continue
-        if waiting:
-            row.add(bos, target=False, seen=seen)
-            waiting = False
-        encode = tokenizer.encode_template if part.template else tokenizer.encode
-        row.add(encode(part.text), target=part.target, seen=seen)
-        if part.target and layout.eos and index == len(parts) - 1:
+        if not started or (layout.bos == "each_text" and isinstance(part, Segment) and not part.template):
+            row.add(bos, target=layout.bos_target, seen=seen)
+            started = True
+        if not isinstance(part, Segment):
+            row.add_retrieval(_retrieval_ids(layout), seen=seen)
+            continue
+        following = parts[index + 1] if index + 1 < len(parts) else None
+        row.add(_encode(part, following, tokenizer), target=part.target, seen=seen)
+        if part.target and layout.eos and following is None:
             row.add([tokenizer.eos_id], target=True, seen=seen)
-    if waiting:
+    if not started:
         row.add(bos, target=False, seen=seen)
     return _cut(row, layout)
+
+
+def _is_retrieved(part: Segment | MediaPart) -> bool:
+    return isinstance(part, Image) and part.target
+
+
+def _retrieval_ids(layout: Layout) -> tuple[int, ...]:
+    if not layout.retrieval_ids:
+        raise DataError(
+            "expected text to be written, found a picture to be retrieved (an image with target: true); this system "
+            "cannot retrieve: choose one that does, such as fromage"
+        )
+    return layout.retrieval_ids
+
+
+def _encode(part: Segment, following: Segment | MediaPart | None, tokenizer: Tokenizer) -> list[int]:
+    """Ids of text; before a picture to be retrieved it has no closing space, as in a caption."""
+    if part.template:
+        return tokenizer.encode_template(part.text)
+    closes = following is not None and not isinstance(following, Segment) and _is_retrieved(following)
+    return tokenizer.encode(part.text.rstrip() if closes else part.text)
 
 
 def _starts_with_bos(parts: Sequence[Segment | MediaPart], tokenizer: Tokenizer) -> bool:
@@ -135,8 +185,26 @@ def _cut(row: Row, layout: Layout) -> Row:
             f"a sentence of {len(row.ids)} positions with {len(row.media)} media items does not fit into "
             f"{layout.max_length}; its media would be cut: use fewer items or a larger max_length"
         )
-    end = layout.max_length
-    return Row(row.ids[:end], row.labels[:end], row.slots[:end], row.seen[:end], row.media)
+    closing = len(layout.retrieval_ids) if row.retrieval[-1] else 0
+    if not closing:
+        _check_prompt(row, layout.max_length)
+    kept = [*range(layout.max_length - closing), *range(len(row.ids) - closing, len(row.ids))]
+    columns = (row.ids, row.labels, row.slots, row.seen)
+    ids, labels, slots, seen = ([column[place] for place in kept] for column in columns)
+    return Row(ids, labels, slots, seen, row.media, [row.retrieval[place] for place in kept])
+
+
+def _check_prompt(row: Row, most: int) -> None:
+    """Raises: ShapeError unless all that is cut is the end of a target whose beginning stays."""
+    if all(label != IGNORED for label in row.labels[most - 1 :]):
+        return
+    places = [place for place, label in enumerate(row.labels) if label != IGNORED]
+    before = [place for place in range(len(row.ids)) if row.labels[place] == IGNORED and place < max(places, default=0)]
+    length = before[-1] + 1 if before else len(row.ids)
+    raise ShapeError(
+        f"a prompt of {length} positions does not fit into {most}{' with an answer behind it' if places else ''}; "
+        "use shorter text, fewer worked examples or a larger max_length, where the language model has room for it"
+    )
 
 
 def collate(rows: Sequence[Row], *, pad_id: int, media_tokens: int) -> TokenBatch:
@@ -148,6 +216,7 @@ def collate(rows: Sequence[Row], *, pad_id: int, media_tokens: int) -> TokenBatc
     mask = torch.zeros(shape, dtype=torch.bool)
     slots = torch.full(shape, -1)
     seen = torch.zeros(shape, dtype=torch.long)
+    retrieval = torch.zeros(shape, dtype=torch.bool)
     media: list[MediaPart] = []
     owners: list[int] = []
     for index, row in enumerate(rows):
@@ -158,10 +227,12 @@ def collate(rows: Sequence[Row], *, pad_id: int, media_tokens: int) -> TokenBatc
         own = torch.tensor(row.slots, dtype=torch.long)
         slots[index, :size] = torch.where(own >= 0, own + len(media) * media_tokens, own)
         seen[index, :size] = torch.tensor(row.seen, dtype=torch.long)
+        retrieval[index, :size] = torch.tensor(row.retrieval, dtype=torch.bool)
         seen[index, size:] = row.seen[-1] if row.seen else 0
         media.extend(row.media)
         owners.extend([index] * len(row.media))
-    return TokenBatch(ids, labels, mask, slots, seen, torch.tensor(owners, dtype=torch.long), tuple(media))
+    rows_of_media = torch.tensor(owners, dtype=torch.long)
+    return TokenBatch(ids, labels, mask, slots, seen, rows_of_media, retrieval, tuple(media))
 
 
 def tokenize(sentences: Sequence[Sentence], tokenizer: Tokenizer, layout: Layout) -> TokenBatch:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graftlm import READY_MADE
+from graftlm import NO_REPEAT_NGRAM, READY_MADE
 from graftlm.config import Recipe
 from graftlm.data.sample import Sample
 from graftlm.data.scenes import Scenes
@@ -237,7 +237,8 @@ def caption_photos(graft: str, paths: Sequence[Path]) -> tuple[list[Photo], str]
     except GraftError as error:
         return [], f"Skipped: {error}"
     sentences = [Sentence.of(Image(path), Text("", target=True)) for path in paths]
-    answers = system.respond(sentences, Decoding(num_beams=3, max_tokens=32))
+    decoding = Decoding(num_beams=3, max_tokens=32, no_repeat_ngram=NO_REPEAT_NGRAM)
+    answers = system.respond(sentences, decoding)
     return [Photo(path, found.text().strip()) for path, found in zip(paths, answers, strict=True)], ""
 
 

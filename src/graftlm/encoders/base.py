@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from graftlm.data.sentence import MediaPart, Text
+from graftlm.data.sentence import Part
 from graftlm.errors import DataError, ShapeError
 
-PartT = TypeVar("PartT", bound="MediaPart | Text")
+PartT = TypeVar("PartT", bound="Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Encoder(nn.Module, ABC):
         dim: Dv, width of a feature vector
         num_positions: S of one item, or the largest S where items differ
         fingerprint: hex digest of config, weights and preprocessing; the key of the feature cache
-        modality: the part type it reads: "image", "audio", "video" or "state"
+        modality: the part type it reads: "image", "audio", "video", "state" or "text"
     """
 
     dim: int
@@ -72,20 +72,24 @@ class Encoder(nn.Module, ABC):
     modality: str = "image"
 
     @abstractmethod
-    def preprocess(self, media: Sequence[MediaPart]) -> Tensor:
+    def preprocess(self, media: Sequence[Part]) -> Tensor:
         """Media as the network's input, (N, ...). Raises: BadSampleError for unreadable media."""
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Features:
         """Features of preprocessed media; gradients flow (Frozen trains its encoder through here)."""
 
-    def encode(self, media: Sequence[MediaPart]) -> Features:
+    def encode(self, media: Sequence[Part]) -> Features:
         """Features of N media items, without gradient."""
         with torch.no_grad():
             inputs = self.preprocess(media)
             parameter = next(self.parameters(), None)
             features: Features = self(inputs if parameter is None else inputs.to(parameter.device))
             return features
+
+    def pool(self, media: Sequence[Part]) -> Tensor:
+        """The pooled vectors alone, (N, Dv), without gradient."""
+        return self.encode(media).pooled
 
 
 def weights_fingerprint(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
@@ -98,7 +102,7 @@ def weights_fingerprint(weights: Mapping[str, Tensor], settings: Mapping[str, An
     return digest.hexdigest()
 
 
-def require(part: MediaPart | Text, kind: type[PartT]) -> PartT:
+def require(part: Part, kind: type[PartT]) -> PartT:
     """`part` as the kind an encoder reads. Raises: DataError naming both kinds."""
     if not isinstance(part, kind):
         expected, found = kind.__name__.lower(), type(part).__name__.lower()

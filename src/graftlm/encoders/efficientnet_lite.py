@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from graftlm.data.media import load_image, pixels
-from graftlm.data.sentence import Image, MediaPart
+from graftlm.data.sentence import Image, Part
 from graftlm.encoders.base import Encoder, Features, require, weights_fingerprint
 from graftlm.errors import BackboneError
 
@@ -64,7 +64,7 @@ class EfficientNetLite0(Encoder):
         """The packaged network. Raises: BackboneError with the install command when a package is missing."""
         return cls(packaged_network(), crop=crop)
 
-    def preprocess(self, media: Sequence[MediaPart]) -> Tensor:
+    def preprocess(self, media: Sequence[Part]) -> Tensor:
         """Pictures as normalised (N, 3, 224, 224). Raises: BadSampleError for unreadable ones."""
         pictures = [_fit(load_image(require(part, Image).source), crop=self.crop) for part in media]
         stacked = torch.stack([pixels(picture) for picture in pictures]).float()  # (N, 3, 224, 224)

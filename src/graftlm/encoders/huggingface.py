@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graftlm.data.media import black_image, load_image
-from graftlm.data.sentence import Image, MediaPart
+from graftlm.data.sentence import Image, Part
 from graftlm.encoders.base import Encoder, Features, require, weights_fingerprint
 from graftlm.errors import BackboneError
 
@@ -101,7 +101,7 @@ class HuggingFaceEncoder(Encoder):
             processor = ViTImageProcessorPil(size={"height": processor, "width": processor})
         return cls(getattr(model, "vision_model", model), processor, class_token=class_token, layer=layer)
 
-    def preprocess(self, media: Sequence[MediaPart]) -> Tensor:
+    def preprocess(self, media: Sequence[Part]) -> Tensor:
         """Pictures as the model's own image processor makes them, (N, 3, H, W). Raises: BadSampleError."""
         pictures = [load_image(require(part, Image).source) for part in media]
         inputs: Tensor = self.processor(images=pictures, return_tensors="pt")["pixel_values"]

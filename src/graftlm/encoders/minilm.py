@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftlm.data.sentence import MediaPart, Text
+from graftlm.data.sentence import Part, Text
 from graftlm.encoders.base import Encoder, Features, require, weights_fingerprint
 from graftlm.encoders.huggingface import quiet_loading
 from graftlm.errors import BackboneError
@@ -61,7 +61,7 @@ class MiniLM(Encoder):
             raise BackboneError(f"{place}: expected a BERT model and its tokenizer ({first})") from None
         return cls(model, tokenizer)
 
-    def preprocess(self, media: Sequence[MediaPart | Text]) -> Tensor:
+    def preprocess(self, media: Sequence[Part]) -> Tensor:
         """Texts as ids and mask, (N, 2, L). Raises: DataError for another kind of part."""
         words = [require(part, Text).content for part in media]
         with _TOKENIZING:
@@ -83,7 +83,7 @@ class MiniLM(Encoder):
         mean = (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)  # (N, Dv)
         return Features(tokens, mask, nn.functional.normalize(mean, dim=-1))
 
-    def encode(self, media: Sequence[MediaPart | Text]) -> Features:
+    def encode(self, media: Sequence[Part]) -> Features:
         """Features of N texts, without gradient."""
         with torch.no_grad():
             features: Features = self(self.preprocess(media).to(next(self.model.parameters()).device))

@@ -1,4 +1,4 @@
-"""An encoder for tests: a seeded patch embedding that is instant and still tells pictures apart."""
+"""Encoders for tests, instant and seeded: one tells pictures apart, the other texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL.Image import Resampling
 from torch import Tensor, nn
 
 from graftlm.data.media import load_image, pixels
-from graftlm.data.sentence import Image, MediaPart
+from graftlm.data.sentence import Image, Part, Text
 from graftlm.encoders.base import Encoder, Features, require, weights_fingerprint
 
 
@@ -33,7 +33,7 @@ class ToyEncoder(Encoder):
             self.patch.bias.normal_(std=0.2, generator=generator)  # type: ignore[union-attr]
         self.fingerprint = weights_fingerprint(self.state_dict(), {"encoder": "toy", "size": self.size})
 
-    def preprocess(self, media: Sequence[MediaPart]) -> Tensor:
+    def preprocess(self, media: Sequence[Part]) -> Tensor:
         """Pictures as (N, 3, 16, 16) in [-1, 1]. Raises: BadSampleError for unreadable ones."""
         sources = [require(part, Image).source for part in media]
         small = [load_image(source).resize((self.size, self.size), Resampling.BOX) for source in sources]
@@ -44,3 +44,35 @@ class ToyEncoder(Encoder):
         tokens = self.patch(inputs).tanh().flatten(2).transpose(1, 2)  # (N, 4, dim)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return Features(tokens, mask, tokens.mean(1))
+
+
+class ToyTextEncoder(Encoder):
+    """One random vector a byte, drawn from `seed`; a text is the mean of its bytes: S <= 64, Dv = 16.
+
+    Shapes:
+        inputs: (N, L) long, bytes plus one; 0 is padding
+    """
+
+    modality = "text"
+    num_positions = 64
+
+    def __init__(self, seed: int = 0, dim: int = 16) -> None:
+        super().__init__()
+        self.dim = dim
+        self.vectors = nn.Embedding(257, dim)
+        with torch.no_grad():
+            self.vectors.weight.normal_(generator=torch.Generator().manual_seed(seed))
+        self.fingerprint = weights_fingerprint(self.state_dict(), {"encoder": "toy-text", "size": self.num_positions})
+
+    def preprocess(self, media: Sequence[Part]) -> Tensor:
+        """Texts as (N, L) bytes plus one. Raises: DataError for another kind of part."""
+        texts = [require(part, Text).content.encode()[: self.num_positions] for part in media]
+        rows = [torch.tensor(list(text), dtype=torch.long) + 1 for text in texts]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (N, L)
+
+    def forward(self, inputs: Tensor) -> Features:
+        """Features of (N, L) bytes plus one; gradients flow."""
+        mask = inputs > 0  # (N, L)
+        tokens = self.vectors(inputs)  # (N, L, dim)
+        total = (tokens * mask[..., None]).sum(1)
+        return Features(tokens, mask, total / mask.sum(1, keepdim=True).clamp(min=1))

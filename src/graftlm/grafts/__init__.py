@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graftlm.errors import BackboneError, CheckpointError, ConfigError
+from graftlm.grafts.allowance import allowing
 from graftlm.grafts.card import card_text
 from graftlm.storage import (
     copy_into,
@@ -28,10 +29,11 @@ from graftlm.storage import (
     tensor_bytes,
     verify,
 )
-from graftlm.systems.base import System, SystemConfig, system_class
+from graftlm.systems.base import PartsConfig, System, system_class
 
 FORMAT = 1
 DESCRIPTION, TENSORS, CARD = "graft.json", "graft.safetensors", "README.md"
+_LARGEST_DESCRIPTION = 16 << 20
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -78,15 +80,20 @@ def load(source: str | Path) -> System:
         return _load_unfinished(folder)
     description = read_description(folder)
     cls, config = _config_of(description, folder / DESCRIPTION)
-    system = cls.build(config, load_parts(config))
+    tensors = _checked_tensors(folder, description)
+    parts = load_parts(config)
+    with allowing(tensors, folder / DESCRIPTION):
+        system = cls.build(config, parts)
     _check_parts(system, description["frozen_parts"], folder / DESCRIPTION)
-    copy_into(system.trainable_state(), _checked_tensors(folder, description), str(folder / TENSORS))
+    copy_into(system.trainable_state(), tensors, str(folder / TENSORS))
     return system.eval()
 
 
 def read_description(folder: Path) -> dict[str, Any]:
     """graft.json, its keys and their types checked. Raises: CheckpointError."""
     path = folder / DESCRIPTION
+    if path.is_file() and path.stat().st_size > _LARGEST_DESCRIPTION:
+        raise CheckpointError(f"{path}: expected a few kB, found {path.stat().st_size:,} bytes; fetch the graft again")
     description = read_json(path)
     if description.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected format {FORMAT}, found {description.get('format')}; update graftlm")
@@ -132,16 +139,14 @@ def _inside(path: Path) -> Path:
 
 
 def _fetch(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from graftlm.backbones import fetch
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[DESCRIPTION, TENSORS, CARD]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+        return fetch(name, [DESCRIPTION, TENSORS, CARD])
+    except BackboneError as error:
         there = ", ".join(ready_made()) or "none yet"
         raise CheckpointError(
-            f"{name}: not a local folder, and it cannot be fetched from the hub ({reason}); "
+            f"{name}: not a local folder, and it cannot be fetched from the hub ({error}); "
             f"ready-made grafts are: {there}"
         ) from None
 
@@ -170,7 +175,7 @@ def _load_unfinished(run: Path) -> System:
     return system.eval()
 
 
-def _config_of(description: Mapping[str, Any], path: Path) -> tuple[type[System], SystemConfig]:
+def _config_of(description: Mapping[str, Any], path: Path) -> tuple[type[System], PartsConfig]:
     try:
         cls = system_class(description["system"])
         return cls, cls.Config.model_validate(description["config"])
@@ -214,7 +219,7 @@ def _stored(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 def _describe(system: System, stored: Mapping[str, Tensor], digest: str, training: dict[str, Any]) -> dict[str, Any]:
     config = system.config.model_dump(mode="json")
-    names = {role: config.get(role.split(".")[0].removesuffix("s")) for role in system.fingerprints()}
+    names = {role: config.get("lm") if role == "lm" else _encoder_name(role, config) for role in system.fingerprints()}
     return {
         "format": FORMAT,
         "system": system.name,
@@ -231,6 +236,11 @@ def _describe(system: System, stored: Mapping[str, Tensor], digest: str, trainin
         "sha256": digest,
         "training": training,
     }
+
+
+def _encoder_name(role: str, config: Mapping[str, Any]) -> Any:
+    """The name of the encoder behind "encoders.text": the config's `text_encoder`, else its `encoder`."""
+    return config.get(f"{role.partition('.')[2]}_encoder", config["encoder"])
 
 
 def _write_description(folder: Path, description: Mapping[str, Any]) -> None:

@@ -7,12 +7,14 @@ Masks: True = may be used.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from graftlm.errors import UnsupportedLMError
 
 
 class Tokenizer(Protocol):
@@ -84,6 +86,11 @@ class KVPrefix:
         keys, values = split.permute(3, 2, 0, 4, 1, 5).unbind(0)  # each (layers, B, heads, P, head_dim)
         return KVPrefix(keys, values, mask)
 
+    def tokens(self) -> Tensor:
+        """The inverse of `from_tokens`: (B, P, token_dim)."""
+        both = torch.stack([self.keys, self.values])  # (2, layers, B, heads, P, head_dim)
+        return both.permute(2, 4, 1, 0, 3, 5).flatten(2)
+
 
 @dataclass(frozen=True, slots=True)
 class LMInputs:
@@ -102,6 +109,20 @@ class LMInputs:
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
+
+    def up_to(self, at: Tensor) -> tuple[LMInputs, Tensor]:
+        """The same rows without what follows the last position of `at` in each, and `at` for them; labels are dropped.
+
+        Nothing before depends on it, so logits at `at` stay what they are.
+        """
+        needed = at.flip(1).cumsum(dim=1).flip(1) > 0  # (B, L)
+        needed[:, 0] = True
+        length = int(needed.any(dim=0).sum())
+        memory = self.memory
+        if memory is not None:
+            memory = replace(memory, mask=memory.mask[:, :length])
+        mask = (self.mask & needed)[:, :length]
+        return LMInputs(self.embeds[:, :length], mask, None, memory, self.prefix), at[:, :length]
 
     def align_left(self) -> LMInputs:
         """The same rows with their padding moved to the left, as decoding needs it; labels are dropped."""
@@ -122,11 +143,13 @@ class LMOutput:
     Shapes:
         logits: (B, L, V), or (P, V) for the P positions chosen by `at`
         hidden: (B, L, D), the input of the output matrix
+        layers: (B, L, D) each, the hidden states that were asked for, in that order
     """
 
     logits: Tensor
     hidden: Tensor
     cache: Any = None
+    layers: tuple[Tensor, ...] = ()
 
 
 class LanguageModel(nn.Module, ABC):
@@ -153,17 +176,31 @@ class LanguageModel(nn.Module, ABC):
         """Input vectors of ids: (B, L) long to (B, L, D)."""
 
     @abstractmethod
-    def forward(self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None) -> LMOutput:
+    def forward(
+        self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None, layers: Sequence[int] = ()
+    ) -> LMOutput:
         """One pass.
 
         `cache`: from `new_cache`; inputs then continue what it holds, and `inputs.mask` covers only the
-        new positions. `at`: (B, L) bool, the positions whose logits are wanted; None = all.
-        Raises: ShapeError when widths or counts do not fit.
+        new positions. `at`: (B, L) bool, the positions whose logits are wanted; None = all. `layers`: hidden states
+        wanted besides, 0 = the embeddings, i = after layer i, -1 = the last, the input of the output matrix.
+        Raises: ShapeError when widths or counts do not fit, or there is no such layer.
         """
 
     @abstractmethod
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: (..., D) to (..., V)."""
+
+    def token_rows(self) -> tuple[Tensor, Tensor]:
+        """Input and output vectors of the vocabulary, (V, D) each; the same tensor where they are tied.
+
+        Raises: UnsupportedLMError where there are no such matrices.
+        """
+        raise UnsupportedLMError(f"{type(self).__name__} does not show its word vectors; no token can be added to it")
+
+    def finish_logits(self, logits: Tensor) -> Tensor:
+        """What comes after the output matrix: a family's own scale or cap."""
+        return logits
 
     @abstractmethod
     def new_cache(self, rows: int, length: int) -> Any:
@@ -172,6 +209,13 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def select_cache(self, cache: Any, rows: Tensor) -> Any:
         """The cache of the given rows alone, in the given order (beam search, finished rows)."""
+
+    def spare_memory(self) -> None:
+        """Gives back what only mirrors a file or was held for a moment; nothing changes but the memory in use."""
+
+    @abstractmethod
+    def read_cache(self, cache: Any) -> KVPrefix:
+        """What a cache holds, as a prefix that other rows can continue."""
 
     @abstractmethod
     def add_lora(self, rank: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from graftlm.errors import ShapeError
@@ -43,6 +45,14 @@ def check_inputs(lm: LanguageModel, inputs: LMInputs, *, past: int, has_blocks: 
             f"{before + length} positions given to a language model made for {lm.context_length}; "
             "shorten the text or the prefix"
         )
+
+
+def wanted_layers(layers: Sequence[int], count: int) -> bool:
+    """Whether hidden states other than the last are wanted of `count` layers. Raises: ShapeError."""
+    for layer in layers:
+        if not -count - 1 <= layer <= count:
+            raise ShapeError(f"hidden states of layer {layer} are wanted of a language model of {count} layers")
+    return any(layer not in (-1, count) for layer in layers)
 
 
 def _check_prefix(prefix: KVPrefix, rows: int, geometry: PrefixGeometry) -> None:

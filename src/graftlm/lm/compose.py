@@ -39,6 +39,13 @@ def compose(
     return LMInputs(embeds, batch.mask, batch.labels, memory, prefix)
 
 
+def compose_items(lm: LanguageModel, batch: TokenBatch, soft: Tensor | None, *, as_prefix: bool) -> LMInputs:
+    """What the media became as word vectors in their slots (N, K, D), or as every layer's prefix (N, K, token_dim)."""
+    if not as_prefix:
+        return compose(lm, batch, soft)
+    return compose(lm, batch, prefix=prefix_of_items(soft, batch.rows, len(batch.ids), lm.prefix_geometry))
+
+
 def _check_rows(rows: int, memory: Memory | None, prefix: KVPrefix | None) -> None:
     if memory is not None and memory.states.shape[0] != rows:
         raise ShapeError(f"memory for {memory.states.shape[0]} rows given to a batch of {rows}")
@@ -70,6 +77,21 @@ def prefix_of_items(soft: Tensor | None, owners: Tensor, rows: int, geometry: Pr
         mask = torch.ones(soft.shape[:2], dtype=torch.bool, device=soft.device)
         return KVPrefix.from_tokens(soft, mask, geometry)
     return KVPrefix.from_tokens(*gather_items(soft, owners, rows), geometry)
+
+
+@torch.no_grad()
+def text_as_prefix(lm: LanguageModel, text: str, length: int) -> Tensor:
+    """What the model itself keeps of a text, BOS first, cut or repeated to `length` positions: (length, token_dim).
+
+    A prefix that starts from words is learnt from few data where one that starts from noise is not (arXiv:2101.00190
+    section 7.4). Raises: UnsupportedLMError where the LM takes no prefix.
+    """
+    tokenizer = lm.tokenizer
+    words = [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
+    ids = torch.tensor([(words * length)[:length]], device=next(lm.parameters()).device)
+    cache = lm.new_cache(1, length)
+    lm(LMInputs(lm.embed(ids), torch.ones_like(ids, dtype=torch.bool)), cache=cache)
+    return lm.read_cache(cache).tokens()[0].float()
 
 
 def latest_media_mask(batch: TokenBatch, per_item: int, most_items: int) -> Tensor:

@@ -17,10 +17,11 @@ from graftlm.errors import ConfigError
 from graftlm.lm import sampling
 from graftlm.lm.base import LanguageModel, LMInputs, Tokenizer
 from graftlm.lm.continuation import Continuation
+from graftlm.lm.sampling import TokenBias
 from graftlm.lm.scoring import rank, score_candidates, score_labels
 from graftlm.lm.stopping import UNFINISHED, find_end, settled
 
-__all__ = ["Decoding", "Hypothesis", "decode", "rank", "score_candidates", "score_labels", "stream"]
+__all__ = ["Decoding", "Hypothesis", "TokenBias", "decode", "rank", "score_candidates", "score_labels", "stream"]
 
 _WORTH_COMPACTING = 0.8  # of the rows: moving the cache costs about a sixth of a step
 
@@ -42,6 +43,8 @@ class Decoding:
         no_repeat_ngram: no n-gram of this size twice in an answer; 0 = no control
         stop: the answer ends before the first of these strings ("\\n"), after it where it closes a sentence: . ! ?
         num_return: answers per row, best score first; more than one needs beams or a temperature
+        biases: changes of single ids' logits, before every other control
+        end_ids: ids that end an answer beside EOS ([RET] of FROMAGe)
 
     Raises: ConfigError for a value out of range or values that contradict each other.
     """
@@ -58,6 +61,8 @@ class Decoding:
     no_repeat_ngram: int = 0
     stop: tuple[str, ...] = ()
     num_return: int = 1
+    biases: tuple[TokenBias, ...] = ()
+    end_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         ranges = {
@@ -77,6 +82,8 @@ class Decoding:
                 raise ConfigError(f"decoding: expected {name} to be {expected}, found {getattr(self, name)!r}")
         if self.num_beams > 1 and self.temperature > 0:
             raise ConfigError("decoding: num_beams searches and temperature draws; set one of them, not both")
+        if self.num_beams > 1 and any(one.factor != 1 or one.absolute for one in self.biases):
+            raise ConfigError("decoding: beam search compares log-probabilities, no logits to multiply; set a bias")
         if self.temperature == 0 and self.num_return > self.num_beams:
             raise ConfigError(
                 f"decoding: {self.num_return} answers cannot come from {self.num_beams} beams; "
@@ -159,7 +166,7 @@ class Answer:
         """Writes one token and finds out whether the answer ends: it must if `last`. `live`: keep `text` current."""
         self.ids.append(token)
         self.log_prob += log_prob
-        self.done = last or token == tokenizer.eos_id
+        self.done = last or token == tokenizer.eos_id or token in decoding.end_ids
         if not (self.done or decoding.stop or live):
             return
         self.text = tokenizer.decode(self.ids)
@@ -243,6 +250,8 @@ def choose(
 
 def control(scores: Tensor, written: list[list[int]], decoding: Decoding, eos_id: int) -> Tensor:
     """Scores (R, V) after the repetition, n-gram and fewest-tokens controls; the same tensor where none is on."""
+    if decoding.biases:
+        scores = sampling.bias_tokens(scores, decoding.biases)
     if decoding.repetition_penalty != 1:
         scores = sampling.penalise_repetition(scores, written, decoding.repetition_penalty)
     if decoding.no_repeat_ngram:

@@ -26,12 +26,14 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from graftlm.errors import BackboneError, MissingExtraError, ShapeError, UnsupportedLMError
-from graftlm.lm import attention
+from graftlm.lm import attention, llama_gradient
 from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, LMOutput, PrefixGeometry
-from graftlm.lm.checks import check_inputs, position_ids
+from graftlm.lm.checks import check_inputs, position_ids, wanted_layers
 from graftlm.lm.fingerprint import model_fingerprint
+from graftlm.lm.frozen_llama import FrozenLlama, is_frozen_llama
 from graftlm.lm.hooks import KEYWORD, MemoryHooks, Probe
-from graftlm.lm.packed_llama import PackedLlama, is_packable
+from graftlm.lm.packed_llama import PackedLlama
+from graftlm.lm.pages import give_back
 from graftlm.lm.tokenizer import TextTokenizer
 
 AttentionInterface.register(attention.NAME, attention.grouped_attention)
@@ -47,24 +49,46 @@ class KVCache(Cache):
     """Keys and values of the past, written in place: one tensor per layer, no concatenation per step.
 
     It holds every position, also where a layer looks back through a sliding window: the mask does the sliding.
+    Rows that were selected are copied layer by layer when a layer is next used, so that never two copies of all exist.
 
     Shapes:
-        store: per layer (2, rows, kv_heads, capacity, head_dim); mask: (rows, capacity) bool
+        store: of each layer (2, rows, kv_heads, capacity, head_dim); mask: (rows, capacity) bool
     """
 
     def __init__(
-        self, store: Sequence[Tensor], mask: Tensor, length: int = 0, *, packed: PackedLlama | None = None
+        self,
+        store: Sequence[Tensor],
+        mask: Tensor,
+        length: int = 0,
+        *,
+        packed: PackedLlama | None = None,
+        rows: Sequence[Tensor | None] = (),
     ) -> None:
         super().__init__(layers=[])
-        self.store = list(store)
+        self._store = list(store)
+        self._rows = list(rows) or [None] * len(self._store)  # still to be selected, by layer
         self.mask = mask
         self.length = length
         self.packed = packed
 
+    @property
+    def store(self) -> list[Tensor]:
+        """All layers."""
+        return [self.layer(index) for index in range(len(self._store))]
+
+    def layer(self, index: int) -> Tensor:
+        """Keys and values of one layer, (2, rows, kv_heads, capacity, head_dim)."""
+        rows = self._rows[index]
+        if rows is not None:
+            self._store[index] = self._store[index].index_select(1, rows)
+            self._rows[index] = None
+        return self._store[index]
+
     def write_prefix(self, prefix: KVPrefix) -> None:
         """Puts a prefix in front; the cache is empty."""
         size = prefix.mask.shape[1]
-        for layer, kept in enumerate(self.store):
+        for layer in range(len(self._store)):
+            kept = self.layer(layer)
             kept[0, :, :, :size] = prefix.keys[layer]
             kept[1, :, :, :size] = prefix.values[layer]
         self.mask[:, :size] = prefix.mask
@@ -74,7 +98,7 @@ class KVCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Writes a layer's new keys and values; returns all of them, (rows, kv_heads, S, head_dim)."""
-        kept, end = self.store[layer_idx], self.length + key_states.shape[2]
+        kept, end = self.layer(layer_idx), self.length + key_states.shape[2]
         kept[0, :, :, self.length : end] = key_states
         kept[1, :, :, self.length : end] = value_states
         return kept[0, :, :, :end], kept[1, :, :, :end]
@@ -89,8 +113,8 @@ class KVCache(Cache):
 
     def select(self, rows: Tensor) -> KVCache:
         """A copy that holds the given rows."""
-        store = [kept.index_select(1, rows) for kept in self.store]
-        return KVCache(store, self.mask[rows], self.length, packed=self.packed)
+        pending = [rows if before is None else before[rows] for before in self._rows]
+        return KVCache(self._store, self.mask[rows], self.length, packed=self.packed, rows=pending)
 
 
 class PrefixCache(Cache):
@@ -140,8 +164,10 @@ class HuggingFaceLM(LanguageModel):
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.context_length = getattr(self._config, "max_position_embeddings", None) or _UNBOUNDED
         self._kv_shapes: list[tuple[int, int]] = []
-        self._packed: PackedLlama | None = None
+        self._frozen: FrozenLlama | None = None
+        self._is_tried = False
         self._try_out()
+        self._is_tried = True
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any, fingerprint: str | None = None) -> HuggingFaceLM:
@@ -188,9 +214,17 @@ class HuggingFaceLM(LanguageModel):
         vectors: Tensor = self.model.get_input_embeddings()(ids)
         return vectors
 
+    def token_rows(self) -> tuple[Tensor, Tensor]:
+        """Input and output vectors; the same tensor where they are tied."""
+        inputs, outputs = self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight
+        return inputs, inputs if outputs.data_ptr() == inputs.data_ptr() else outputs
+
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states, with the family's own scale or cap."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        return self.finish_logits(self.model.get_output_embeddings()(hidden))
+
+    def finish_logits(self, logits: Tensor) -> Tensor:
+        """The family's own scale or cap."""
         if (scale := getattr(self._config, "logit_scale", None)) is not None:  # Cohere
             logits = logits * scale
         if (divisor := getattr(self._config, "logits_scaling", None)) is not None:  # Granite
@@ -199,17 +233,26 @@ class HuggingFaceLM(LanguageModel):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    def forward(self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None) -> LMOutput:
+    def forward(
+        self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None, layers: Sequence[int] = ()
+    ) -> LMOutput:
         """One pass; see `LanguageModel.forward`. Raises: UnsupportedLMError for a prefix under checkpointing."""
         has_blocks = self._hooks is not None and bool(self._hooks.blocks)
         check_inputs(self, inputs, past=0 if cache is None else cache.length, has_blocks=has_blocks)
+        inner = wanted_layers(layers, len(self._layers))
+        if cache is None and not inner and (weights := self._quick_weights(inputs)) is not None:
+            hidden, logits = llama_gradient.run(weights, inputs, at)
+            return LMOutput(logits, hidden, None, (hidden,) * len(layers))
         past, mask = self._past(inputs, cache)
         length = inputs.embeds.shape[1]
-        if cache is not None and cache.packed is not None and inputs.memory is None and not torch.is_grad_enabled():
-            hidden, logits = cache.packed(inputs.embeds.to(self._dtype), inputs.mask, cache, at)
+        packed = None if cache is None or inner or inputs.memory is not None else cache.packed
+        if packed is not None and not torch.is_grad_enabled():
+            hidden, logits = packed(inputs.embeds.to(self._dtype), inputs.mask, cache, at)
             cache.length += length
-            return LMOutput(logits, hidden, cache)
+            return LMOutput(logits, hidden, cache, (hidden,) * len(layers))
         arguments: dict[str, Any] = {"attention_mask": mask, "past_key_values": past, "use_cache": past is not None}
+        if inner:
+            arguments["output_hidden_states"] = True
         if self._takes_positions:
             arguments["position_ids"] = position_ids(mask, length)
         if inputs.memory is not None:
@@ -218,7 +261,8 @@ class HuggingFaceLM(LanguageModel):
         if cache is not None:
             cache.length += length
         hidden = found.last_hidden_state
-        return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache)
+        states = tuple(found.hidden_states[layer] for layer in layers) if inner else (hidden,) * len(layers)
+        return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache, states)
 
     def new_cache(self, rows: int, length: int) -> KVCache:
         """An empty cache for `rows` rows of at most `length` positions, prefix included."""
@@ -230,12 +274,23 @@ class HuggingFaceLM(LanguageModel):
             for heads, width in self._kv_shapes
         ]
         mask = torch.zeros(rows, length, dtype=torch.bool, device=device)
-        return KVCache(store, mask, packed=self._packed_weights())
+        weights = self._frozen_weights()
+        return KVCache(store, mask, packed=PackedLlama(weights) if weights is not None and weights.packs else None)
 
     def select_cache(self, cache: Any, rows: Tensor) -> KVCache:
         """The given rows, in the given order; the old cache stays as it was."""
         selected: KVCache = cache.select(rows)
         return selected
+
+    def spare_memory(self) -> None:
+        """Lets go of the plain weights' pages where the joined ones are in use."""
+        if self._frozen is not None and self._frozen.packs:
+            give_back(self._decoder.parameters())
+
+    def read_cache(self, cache: Any) -> KVPrefix:
+        """What a cache holds."""
+        held = torch.stack([kept[..., : cache.length, :] for kept in cache.store])  # (layers, 2, B, heads, P, head_dim)
+        return KVPrefix(held[:, 0], held[:, 1], cache.mask[:, : cache.length])
 
     def add_lora(self, rank: int) -> None:
         """Adds trainable float32 updates to every linear map of the decoder, in place.
@@ -301,13 +356,21 @@ class HuggingFaceLM(LanguageModel):
             )
         return PrefixCache(prefix, self._dtype), torch.cat([prefix.mask, inputs.mask], dim=1)
 
-    def _packed_weights(self) -> PackedLlama | None:
-        """The decoder's weights in the kernels' order, where that is possible; they are looked at for each cache."""
-        packed, head = self._packed, self.model.get_output_embeddings()
-        if packed is None or not packed.fits(self._decoder, head):
-            packed = PackedLlama(self._decoder, head) if is_packable(self._decoder, head) else None
-            self._packed = packed
-        return packed  # two threads may both pack at first: the same twice
+    def _frozen_weights(self) -> FrozenLlama | None:
+        """The decoder's weights for the quick passes, where it is one they know; looked at for each batch."""
+        weights, head = self._frozen, self.model.get_output_embeddings()
+        if weights is None or not weights.fits(self._decoder, head):
+            weights = FrozenLlama(self._decoder, head) if is_frozen_llama(self._decoder, head) else None
+            self._frozen = weights
+        return weights  # two threads may both lay them out at first: the same twice
+
+    def _quick_weights(self, inputs: LMInputs) -> FrozenLlama | None:
+        """The same for a whole pass without a cache, where it is short."""
+        if not self._is_tried or inputs.memory is not None or not llama_gradient.is_short(inputs):
+            return None
+        if torch.is_autocast_enabled("cpu"):  # it would change the precision of some of its products
+            return None
+        return self._frozen_weights()
 
     def _find_decoder(self) -> tuple[Any, list[nn.Module]]:
         """The network below the output matrix, and its layers in order."""

@@ -7,6 +7,7 @@ n-grams, fewest tokens, temperature, top-k, top-p.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,6 +46,32 @@ def forbid_repeated_ngrams(scores: Tensor, written: Sequence[Sequence[int]], siz
     return scores
 
 
+@dataclass(frozen=True, slots=True)
+class TokenBias:
+    """A change of one id's logit before anything else: ``abs(logit) * factor + bias``.
+
+    Attributes:
+        bias: added; -inf forbids the id
+        factor: multiplied with, which makes an id with a negative logit less likely (FROMAGe's released code)
+        absolute: of the absolute value (GILL's released code)
+    """
+
+    token: int
+    bias: float = 0.0
+    factor: float = 1.0
+    absolute: bool = False
+
+
+def bias_tokens(scores: Tensor, changes: Sequence[TokenBias]) -> Tensor:
+    """Applies changes of single ids: (R, V), a new tensor."""
+    scores = scores.clone()
+    for change in changes:
+        own = scores[:, change.token]
+        own = own.abs() if change.absolute else own
+        scores[:, change.token] = own * change.factor + change.bias
+    return scores
+
+
 def forbid_id(scores: Tensor, token_id: int) -> Tensor:
     """The same scores with one id forbidden: (R, V)."""
     scores = scores.clone()
@@ -71,9 +98,14 @@ def best(scores: Tensor) -> Tensor:
 
     Blocks first: finding where a maximum stands takes ten times as long as finding it.
     """
-    if scores.shape[1] % _BLOCK:
+    whole = scores.shape[1] // _BLOCK * _BLOCK
+    if whole == 0:
         return scores.max(dim=-1).indices
-    blocks = scores.view(len(scores), -1, _BLOCK)  # (R, V / block, block)
+    if whole < scores.shape[1]:  # a few ids behind the last block
+        body, tail = best(scores[:, :whole]), scores[:, whole:].max(dim=-1)
+        is_later = tail.values > scores.gather(1, body[:, None])[:, 0]
+        return torch.where(is_later, tail.indices + whole, body)
+    blocks = scores.reshape(len(scores), -1, _BLOCK)  # (R, V / block, block)
     block = blocks.amax(dim=-1).max(dim=-1, keepdim=True).indices  # (R, 1)
     inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].max(dim=-1).indices  # (R,)
     return block[:, 0] * _BLOCK + inside

@@ -32,9 +32,17 @@ def score_labels(lm: LanguageModel, inputs: LMInputs) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def score_candidates(
-    lm: LanguageModel, inputs: LMInputs, candidates: Sequence[Sequence[int]], *, batch_size: int = 32
+    lm: LanguageModel,
+    inputs: LMInputs,
+    candidates: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 32,
+    shifted: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihood of continuations of one prompt, which is computed once: what `score_labels` gives row by row.
+
+    `shifted` False: of every id after that id itself has been read, not before, an error of released evaluation code
+    (FROMAGe's VisDial script) whose numbers can be had in no other way.
 
     Shapes:
         inputs: one row, labels ignored; candidates: C lists of ids, an EOS included where it is to be scored
@@ -47,15 +55,17 @@ def score_candidates(
         raise ShapeError("score_candidates: expected at least one id in every candidate, found an empty one")
     if not candidates:
         return torch.zeros(0), torch.zeros(0, dtype=torch.long)
-    prompt = Continuation(lm, inputs, max(len(ids) for ids in candidates))
+    prompt = Continuation(lm, inputs, max(len(ids) for ids in candidates) + (not shifted))
     sums = [
-        _score_batch(lm, prompt, candidates[start : start + batch_size])
+        _score_batch(lm, prompt, candidates[start : start + batch_size], shifted=shifted)
         for start in range(0, len(candidates), batch_size)
     ]
     return torch.cat(sums), torch.tensor([len(ids) for ids in candidates])
 
 
-def _score_batch(lm: LanguageModel, prompt: Continuation, candidates: Sequence[Sequence[int]]) -> Tensor:
+def _score_batch(
+    lm: LanguageModel, prompt: Continuation, candidates: Sequence[Sequence[int]], *, shifted: bool
+) -> Tensor:
     device = prompt.logits.device
     rows, length = len(candidates), max(len(ids) for ids in candidates)
     ids = torch.full((rows, length), lm.tokenizer.pad_id, device=device)
@@ -64,6 +74,9 @@ def _score_batch(lm: LanguageModel, prompt: Continuation, candidates: Sequence[S
         ids[row, : len(candidate)] = torch.tensor(list(candidate), device=device)
         mask[row, : len(candidate)] = True
     branch = prompt.branch(rows)
+    if not shifted:
+        branch.extend(lm.embed(ids), mask)
+        return _per_row(log_probs_of(branch.logits, ids[mask]), mask)[0]
     sums = log_probs_of(branch.logits, ids[:, 0])  # (C,) the first id follows the prompt
     if length > 1:
         follows = torch.nn.functional.pad(mask[:, 1:], (0, 1))  # (C, T) positions whose next id is a target

@@ -6,7 +6,7 @@ It has every part of the contract: embeds, memory, prefix, cache, `at`, chat tem
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftlm.errors import ShapeError, UnsupportedLMError
-from graftlm.lm.base import LanguageModel, LMInputs, LMOutput, PrefixGeometry
-from graftlm.lm.checks import check_inputs, position_ids
+from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, LMOutput, PrefixGeometry
+from graftlm.lm.checks import check_inputs, position_ids, wanted_layers
 
 _END = "<|end|>"
 
@@ -55,11 +55,11 @@ class ToyCache:
     """Keys and values of the past, written in place; `length` places are filled.
 
     Shapes:
-        keys, values: (layers, rows, heads, capacity, head_dim); mask: (rows, capacity) bool
+        keys, values: per layer (rows, heads, capacity, head_dim); mask: (rows, capacity) bool
     """
 
-    keys: Tensor
-    values: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
     mask: Tensor
     length: int = 0
 
@@ -150,13 +150,20 @@ class ToyLM(LanguageModel):
         vectors: Tensor = self.tokens(ids)
         return vectors
 
+    def token_rows(self) -> tuple[Tensor, Tensor]:
+        """Input and output vectors, which are not tied."""
+        return self.tokens.weight, self.output.weight
+
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D)."""
         logits: Tensor = self.output(hidden)
         return logits
 
-    def forward(self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None) -> LMOutput:
+    def forward(
+        self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None, layers: Sequence[int] = ()
+    ) -> LMOutput:
         """One pass; see `LanguageModel.forward`."""
+        wanted_layers(layers, len(self.layers))
         past = cache.length if cache is not None else 0
         check_inputs(self, inputs, past=past, has_blocks=bool(self._blocks))
         dtype, length = self.tokens.weight.dtype, inputs.embeds.shape[1]
@@ -169,6 +176,7 @@ class ToyLM(LanguageModel):
         if cache is not None:
             _reserve(cache, inputs)
         hidden = inputs.embeds.to(dtype)
+        states = [hidden]
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
             if inputs.memory is not None and index in self._blocks:
@@ -180,22 +188,25 @@ class ToyLM(LanguageModel):
                 key = torch.cat([prefix.keys[index].to(dtype), key], dim=2)
                 value = torch.cat([prefix.values[index].to(dtype), value], dim=2)
             hidden = layer.finish(hidden, query, key, value, usable)
-        hidden = self.norm(hidden)
-        return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache)
+            states.append(hidden)
+        states[-1] = hidden = self.norm(hidden)
+        logits = self.unembed(hidden if at is None else hidden[at])
+        return LMOutput(logits, hidden, cache, tuple(states[layer] for layer in layers))
 
     def new_cache(self, rows: int, length: int) -> ToyCache:
         """An empty cache for `rows` rows of at most `length` positions."""
-        shape = (len(self.layers), rows, self.num_heads, length, self.dim // self.num_heads)
+        shape = (rows, self.num_heads, length, self.dim // self.num_heads)
         like = self.tokens.weight.detach()
         return ToyCache(
-            like.new_zeros(shape),
-            like.new_zeros(shape),
+            [like.new_zeros(shape) for _ in self.layers],
+            [like.new_zeros(shape) for _ in self.layers],
             torch.zeros(rows, length, dtype=torch.bool, device=like.device),
         )
 
     def select_cache(self, cache: Any, rows: Tensor) -> ToyCache:
         """The given rows, in the given order; the old cache stays as it was."""
-        return ToyCache(cache.keys[:, rows], cache.values[:, rows], cache.mask[rows], cache.length)
+        keys, values = ([kept[rows] for kept in side] for side in (cache.keys, cache.values))
+        return ToyCache(keys, values, cache.mask[rows], cache.length)
 
     def add_lora(self, rank: int) -> None:
         """Raises: UnsupportedLMError: the toy has no peft."""
@@ -207,6 +218,12 @@ class ToyLM(LanguageModel):
         if missing:
             raise UnsupportedLMError(f"the toy LM has {len(self.layers)} layers, found a block for layer {missing[0]}")
         self._blocks = dict(blocks)  # a plain dict: the blocks stay in the caller's module tree
+
+    def read_cache(self, cache: Any) -> KVPrefix:
+        """What a cache holds."""
+        kept = ([one[:, :, : cache.length] for one in side] for side in (cache.keys, cache.values))
+        keys, values = map(torch.stack, kept)  # each (layers, B, heads, P, head_dim)
+        return KVPrefix(keys, values, cache.mask[:, : cache.length])
 
 
 def _reserve(cache: ToyCache, inputs: LMInputs) -> None:
@@ -220,8 +237,9 @@ def _reserve(cache: ToyCache, inputs: LMInputs) -> None:
         )
     if inputs.prefix is not None:
         size = inputs.prefix.mask.shape[1]
-        cache.keys[:, :, :, :size] = inputs.prefix.keys
-        cache.values[:, :, :, :size] = inputs.prefix.values
+        for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
+            keys[:, :, :size] = inputs.prefix.keys[layer]
+            values[:, :, :size] = inputs.prefix.values[layer]
         cache.mask[:, :size] = inputs.prefix.mask
         cache.length = size
     cache.mask[:, cache.length : cache.length + length] = inputs.mask
@@ -231,6 +249,6 @@ def _reserve(cache: ToyCache, inputs: LMInputs) -> None:
 def _continue(cache: ToyCache, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Writes a layer's new keys and values; returns all of them, (B, H, S, d)."""
     start = cache.length - key.shape[2]
-    cache.keys[layer, :, :, start : cache.length] = key
-    cache.values[layer, :, :, start : cache.length] = value
-    return cache.keys[layer, :, :, : cache.length], cache.values[layer, :, :, : cache.length]
+    cache.keys[layer][:, :, start : cache.length] = key
+    cache.values[layer][:, :, start : cache.length] = value
+    return cache.keys[layer][:, :, : cache.length], cache.values[layer][:, :, : cache.length]

@@ -5,23 +5,27 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from graftlm.data.sentence import MediaPart, Sentence, Text
-from graftlm.data.tokenize import Layout, TokenBatch, tokenize
+from graftlm.data.tokenize import IGNORED, Layout, TokenBatch, tokenize, tokenize_row
 from graftlm.encoders.base import Encoder, Features
-from graftlm.errors import ConfigError, DataError
+from graftlm.errors import ConfigError, DataError, UsageError, unknown
 from graftlm.lm.base import LanguageModel, LMInputs
 from graftlm.lm.decode import Decoding, decode
+from graftlm.lm.scoring import score_candidates
 from graftlm.losses import causal_lm, shifted_targets, target_positions
 from graftlm.nn.initialise import reinitialise
+
+T = TypeVar("T")
+_TENSORS = ("ids", "labels", "mask", "slots", "seen", "rows", "retrieval")
 
 
 class Responder(Protocol):
@@ -31,22 +35,64 @@ class Responder(Protocol):
         """One answer per sentence; what follows the first target of a sentence is ignored."""
 
 
-class SystemConfig(BaseModel):
-    """Fields every system has; a paper's config adds its own. Defaults are the paper's."""
+@runtime_checkable
+class Retriever(Protocol):
+    """All that the index, the evaluation and the chat see of a system that finds pictures.
+
+    Attributes:
+        shared_dim: q, width of the space in which pictures and queries meet; a score is a plain dot product
+    """
+
+    shared_dim: int
+
+    def embed_media(self, media: Sequence[MediaPart]) -> Tensor:
+        """Unit vectors of pictures: (N, q) float32 on the CPU, without gradient, for any N."""
+
+    def embed_queries(self, sentences: Sequence[Sentence]) -> Tensor:
+        """Unit vectors of what is sought: (B, q) float32 on the CPU; a closing `Image` target may be left out."""
+
+    def retrieval_fingerprint(self) -> str:
+        """Hex digest that changes when the vectors of `embed_media` would."""
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """All that an evaluation by likelihood sees of a system."""
+
+    def log_likelihoods(
+        self, prompt: Sentence, candidates: Sequence[str], *, released: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As `System.log_likelihoods`."""
+
+
+class PartsConfig(BaseModel):
+    """Fields every system has, those without a language model too; another encoder is a field `<kind>_encoder`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lm: str = Field("smollm2-135m", description="name, hub id or local path of the frozen language model")
     encoder: str = Field("efficientnet-lite0", description="name, hub id or local path of the encoder")
+
+
+class SystemConfig(PartsConfig):
+    """Fields every system with a language model has; a paper's config adds its own. Defaults are the paper's."""
+
+    lm: str = Field("smollm2-135m", description="name, hub id or local path of the frozen language model")
     precision: str = Field("bfloat16", description="of the frozen language model: float32, bfloat16, int8 or nf4")
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The frozen parts a system is built over; encoders by modality."""
+    """The frozen parts a system is built over; encoders by modality. `language_model`: None where it needs none."""
 
-    lm: LanguageModel
+    language_model: LanguageModel | None
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The language model. Raises: ConfigError when there is none."""
+        if self.language_model is None:
+            raise ConfigError("system.lm: expected a language model, found none; name one, for example smollm2-135m")
+        return self.language_model
 
     def encoder(self, modality: str) -> Encoder:
         """The encoder of a modality. Raises: ConfigError when there is none."""
@@ -63,15 +109,15 @@ class System(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    Config: ClassVar[type[SystemConfig]]
+    Config: ClassVar[type[PartsConfig]]
+    lm: LanguageModel
 
-    def __init__(self, config: SystemConfig, parts: Parts) -> None:
+    def __init__(self, config: PartsConfig, parts: Parts) -> None:
         super().__init__()
         self.config = config
-        self.lm = parts.lm
-        self.encoders = nn.ModuleDict(dict(parts.encoders))
-        self.lm.requires_grad_(False)
-        self.encoders.requires_grad_(False)
+        if parts.language_model is not None:
+            self.lm = parts.language_model.requires_grad_(False)
+        self.encoders = nn.ModuleDict(dict(parts.encoders)).requires_grad_(False)
 
     @classmethod
     @abstractmethod
@@ -79,35 +125,80 @@ class System(nn.Module, ABC):
         """The only translator from a config to parts with plain arguments."""
 
     @property
-    @abstractmethod
-    def layout(self) -> Layout:
-        """How this system lays a sentence out in positions."""
+    def has_lm(self) -> bool:
+        """Whether it can write: one without a language model has its own `losses` and `length`, and no layout."""
+        return "lm" in self._modules
 
-    @abstractmethod
+    @property
+    def layout(self) -> Layout:
+        """How this system lays a sentence out in positions. Raises: UsageError without a language model."""
+        raise self._cannot_write()
+
     def inputs(self, sentences: Sequence[Sentence]) -> LMInputs:
-        """What goes into the one call, padded on the right; labels mark the targets."""
+        """What goes into the one call, padded on the right; labels mark the targets.
+
+        Raises: UsageError without a language model.
+        """
+        raise self._cannot_write()
+
+    def length(self, sentence: Sentence) -> tuple[int, int]:
+        """Positions of a sentence and targets among them; sentences of like length are batched together."""
+        row = tokenize_row(sentence, self.lm.tokenizer, self._within_context(self.layout))
+        return len(row.ids), sum(label != IGNORED for label in row.labels)
+
+    def perceived(self, sentence: Sentence) -> tuple[MediaPart | Text, ...]:
+        """The parts its encoders are asked for: what is worth computing once."""
+        return sentence.media()
 
     def losses(self, sentences: Sequence[Sentence]) -> dict[str, Tensor]:
         """Named scalars whose sum is minimised."""
         inputs = self.inputs(sentences)
         assert inputs.labels is not None
-        output = self.lm(inputs, at=target_positions(inputs.labels))
-        return {"caption": causal_lm(output.logits, shifted_targets(inputs.labels))}
+        targets = shifted_targets(inputs.labels)
+        inputs, at = inputs.up_to(target_positions(inputs.labels))
+        return {"caption": causal_lm(self.lm(inputs, at=at).logits, targets)}
 
     @torch.no_grad()
     def respond(self, sentences: Sequence[Sentence], decoding: Decoding | None = None) -> list[Sentence]:
-        """Answers the prompts of sentences, in their order; State is an argument, so threads may share a system."""
+        """Answers the prompts of sentences, in their order; State is an argument, so threads may share a system.
+
+        Raises: UsageError without a language model.
+        """
+        if not self.has_lm:
+            raise self._cannot_write()
         if not sentences:
             return []
         inputs = self.inputs([sentence.prompt() for sentence in sentences])
         best = decode(self.lm, inputs, decoding or Decoding())
         return [Sentence((Text(row[0].text, role="assistant"),)) for row in best]
 
-    def tokens(self, sentences: Sequence[Sentence]) -> TokenBatch:
-        """Sentences in this system's layout, on the language model's device."""
-        batch = tokenize(sentences, self.lm.tokenizer, self.layout)
+    def after_step(self) -> None:
+        """Called after every step of the optimiser: what a paper does to its parameters then."""
+
+    @torch.no_grad()
+    def log_likelihoods(
+        self, prompt: Sentence, candidates: Sequence[str], *, released: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-likelihood of candidate continuations of one prompt, in nats, and their numbers of tokens.
+
+        The prompt is computed once. `released`: as FROMAGe's evaluation script does it, each candidate after a BOS of
+        its own and every token scored after it has been read.
+        Shapes:
+            returns: (C,) float, (C,) long
+        Raises: UsageError without a language model; ShapeError for a candidate without a token.
+        """
+        if not self.has_lm:
+            raise self._cannot_write()
+        words = self.lm.tokenizer
+        start = [words.bos_id] if released and words.bos_id is not None else []
+        ids = [[*start, *words.encode(text)] for text in candidates]
+        return score_candidates(self.lm, self.inputs([prompt.prompt()]), ids, shifted=not released)
+
+    def tokens(self, sentences: Sequence[Sentence], layout: Layout | None = None) -> TokenBatch:
+        """Sentences in this system's layout, or another one, on the language model's device."""
+        batch = tokenize(sentences, self.lm.tokenizer, self._within_context(layout or self.layout))
         device = next(self.lm.parameters()).device
-        moved = {name: getattr(batch, name).to(device) for name in ("ids", "labels", "mask", "slots", "seen", "rows")}
+        moved = {name: getattr(batch, name).to(device) for name in _TENSORS}
         return TokenBatch(**moved, media=batch.media)
 
     def perceive(self, media: Sequence[MediaPart]) -> Features:
@@ -136,7 +227,7 @@ class System(nn.Module, ABC):
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every frozen part, by role ("lm", "encoders.image")."""
-        found = {"lm": self.lm.fingerprint}
+        found = {"lm": self.lm.fingerprint} if self.has_lm else {}
         for modality, encoder in self.encoders.items():
             assert isinstance(encoder, Encoder)
             found[f"encoders.{modality}"] = encoder.fingerprint
@@ -145,13 +236,22 @@ class System(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         """Training mode for the trained parts; frozen parts, and running statistics everywhere, stay as they are."""
         super().train(mode)
-        for part in (self.lm, *self.encoders.values()):
+        for part in (*([self.lm] if self.has_lm else []), *self.encoders.values()):
             if not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.eval()  # its statistics are no parameters: a checkpoint would not hold them
         return self
+
+    def _within_context(self, layout: Layout) -> Layout:
+        return replace(layout, max_length=min(layout.max_length, self.lm.context_length))
+
+    def _cannot_write(self) -> UsageError:
+        return UsageError(
+            f"{self.name}: expected a system with a language model, found one that only compares pictures and words; "
+            "search with `graft find`, or choose another graft"
+        )
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> System:
@@ -165,6 +265,19 @@ class System(nn.Module, ABC):
         from graftlm.grafts import save
 
         save(self, Path(folder))
+
+
+@torch.no_grad()
+def embed_in_batches(
+    items: Sequence[T], embed: Callable[[list[T]], Tensor], width: int, length: Callable[[T], int], *, size: int = 64
+) -> Tensor:
+    """Vectors (N, width) float32 on the CPU of any number of items, `size` of like length at a time."""
+    found = torch.zeros(len(items), width)
+    order = sorted(range(len(items)), key=lambda index: length(items[index]))
+    for start in range(0, len(order), size):
+        places = order[start : start + size]
+        found[places] = embed([items[place] for place in places]).float().cpu()
+    return found
 
 
 def set_training(
@@ -198,13 +311,9 @@ def system_names() -> list[str]:
 
 def system_class(name: str) -> type[System]:
     """The system of a name. Raises: ConfigError for an unknown one, with the nearest."""
-    import difflib
-
     names = system_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"unknown system '{name}'{hint} (there are: {', '.join(names)})")
+        raise ConfigError(unknown("system", name, names))
     module = importlib.import_module(f"graftlm.systems.{name}")
     found = [item for item in vars(module).values() if isinstance(item, type) and getattr(item, "name", None) == name]
     return found[0]

@@ -27,8 +27,9 @@ from graftlm.connectors.mapper import TransformerMapper
 from graftlm.connectors.mlp import MLP
 from graftlm.data.sentence import Sentence
 from graftlm.data.tokenize import Layout
+from graftlm.errors import ConfigError
 from graftlm.lm.base import LMInputs
-from graftlm.lm.compose import compose, prefix_of_items
+from graftlm.lm.compose import compose_items, text_as_prefix
 from graftlm.systems.base import Parts, System, SystemConfig, set_training
 
 
@@ -43,8 +44,8 @@ class ClipCapConfig(SystemConfig):
     num_heads: int = Field(8, ge=1, description="heads of the transformer mapper (§4: 8)")
     grid_side: int = Field(3, ge=1, le=14, description="cells per edge of the grid mapper; K = 1 + grid_side²")
     rank: int = Field(256, ge=1, description="bottleneck of the grid mapper")
-    bend: bool = Field(False, description="a GELU in the bottleneck of the grid mapper")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the grid mapper, fraction")
+    start_text: str = Field("", description="words the grid's prefix of every layer starts from; empty: noise")
     lm_training: Literal["frozen", "finetuned", "lora"] = Field("frozen", description="§3.3: frozen or fine-tuned")
     lora_rank: int = Field(8, ge=1, description="rank of the LoRA update of all attention and MLP maps")
 
@@ -63,6 +64,11 @@ class ClipCap(System):
     @classmethod
     def build(cls, config: ClipCapConfig, parts: Parts) -> Self:
         """Wires the parts. Raises: ConfigError when a fine-tuned LM is not in float32."""
+        if config.start_text and (config.mapper, config.inject) != ("grid", "prefix"):
+            raise ConfigError(
+                "system.start_text: expected mapper grid and inject prefix, which start from words, found "
+                f"{config.mapper} and {config.inject}; leave it empty"
+            )
         in_dim = parts.encoder("image").dim
         out_dim = parts.lm.dim if config.inject == "embeds" else parts.lm.prefix_geometry.token_dim
         connector: Connector
@@ -78,8 +84,14 @@ class ClipCap(System):
                 num_heads=config.num_heads,
             )
         else:
+            start = text_as_prefix(parts.lm, config.start_text, 1 + config.grid_side**2) if config.start_text else None
             connector = GridMap(
-                in_dim, out_dim, side=config.grid_side, rank=config.rank, bend=config.bend, dropout=config.dropout
+                in_dim,
+                out_dim,
+                side=config.grid_side,
+                rank=config.rank,
+                dropout=config.dropout,
+                start=start,
             )
         system = cls(config, parts, connector)
         set_training(system.lm, config.lm_training, 0, "system.lm_training", config.precision, config.lora_rank)
@@ -95,7 +107,4 @@ class ClipCap(System):
         """The mapped picture as word vectors in their slots, or as a prefix of every layer."""
         batch = self.tokens(sentences)
         soft = self.connector(self.perceive(batch.media)) if batch.media else None  # (N, K, D or token_dim)
-        if self.config.inject == "embeds":
-            return compose(self.lm, batch, soft)
-        prefix = prefix_of_items(soft, batch.rows, len(sentences), self.lm.prefix_geometry)
-        return compose(self.lm, batch, prefix=prefix)
+        return compose_items(self.lm, batch, soft, as_prefix=self.config.inject == "prefix")

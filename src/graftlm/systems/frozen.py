@@ -39,7 +39,7 @@ class FrozenConfig(SystemConfig):
         "frozen", description="what happens to the encoder (the paper: scratch)"
     )
     max_length: int = Field(512, ge=8, description="longest row in positions")
-    init_seed: int = Field(0, ge=0, description="seed of weights drawn anew by 'scratch'")
+    init_seed: int = Field(0, ge=0, le=2**62, description="seed of weights drawn anew by 'scratch'")
 
 
 class Frozen(System):

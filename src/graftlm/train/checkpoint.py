@@ -59,10 +59,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 def prune(folder: Path, keep_last: int, best_step: int | None) -> None:
     """Deletes all but the newest `keep_last` checkpoints and the best one, and what a kill left behind."""
-    for path in step_folders(folder)[:-keep_last]:
-        if step_of(path) != best_step:
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(f"{TEMPORARY}*"):
+    old = [path for path in step_folders(folder)[:-keep_last] if step_of(path) != best_step]
+    # What was set aside goes first: without its step beside it, it would be put back.
+    for path in (*folder.glob(f"{TEMPORARY}*"), *old):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -14,6 +14,9 @@ from torch import Tensor
 from graftlm.errors import FrozenError
 from graftlm.systems.base import System
 
+_AT_ONCE = 32
+"""Tensors hashed before memory is given back."""
+
 
 @dataclass(slots=True)
 class FrozenGuard:
@@ -51,11 +54,22 @@ class FrozenGuard:
 
 
 def frozen_digests(system: System) -> dict[str, str]:
-    """SHA-256 of type, shape and bytes of every tensor that a checkpoint does not hold, buffers included."""
-    trained = set(system.trainable_state())
-    frozen = {name: tensor for name, tensor in system.state_dict().items() if name not in trained}
+    """SHA-256 of type, shape and bytes of every tensor that a checkpoint does not hold, buffers included.
+
+    A trained tensor may have a second name (tied input and output vectors): what counts is the tensor.
+    """
+    trained = {id(parameter) for _, parameter in system.trainable()}
+    tensors = system.state_dict(keep_vars=True)
+    frozen = {name: tensor for name, tensor in tensors.items() if id(tensor) not in trained}
+    digests: dict[str, str] = {}
+    names = list(frozen)
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib lets other threads run
-        return dict(zip(frozen, pool.map(_digest, frozen.values()), strict=True))
+        for start in range(0, len(names), _AT_ONCE):
+            cut = names[start : start + _AT_ONCE]
+            digests.update(zip(cut, pool.map(_digest, [frozen[name] for name in cut]), strict=True))
+            if system.has_lm:
+                system.lm.spare_memory()  # what has just been read need not stay
+    return digests
 
 
 def module_tree(system: System) -> dict[str, str]:

@@ -18,19 +18,21 @@ from graftlm.data.ledger import Ledger
 from graftlm.data.readers import read, read_all
 from graftlm.data.sample import Sample
 from graftlm.data.sampler import BucketSampler
-from graftlm.data.sentence import MediaPart
+from graftlm.data.sentence import MediaPart, Text
 from graftlm.data.stream import Stream
 from graftlm.encoders.base import Encoder
-from graftlm.errors import ConfigError, UsageError
+from graftlm.errors import ConfigError, DataError, UsageError
 from graftlm.storage import replace_file, step_folders, write_json
 from graftlm.systems.base import System, system_class
 from graftlm.train.log import Bar, environment
 from graftlm.train.processes import processes
-from graftlm.train.source import IndexedSource, Source, StreamSource, blind, lengths_of, with_targets
+from graftlm.train.source import IndexedSource, Source, StreamSource, blind, fitting, with_targets
 from graftlm.train.validate import Validation
 
 _FREE_TABLES = ("run",)
 """Tables that may differ when a run is resumed: they change no number."""
+_BUDGET = "train.max_minutes"
+"""May differ too where both recipes have it: the clock sets the rate, so such a run is never repeatable to the bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +103,34 @@ def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) ->
     size = recipe.train.batch_size * int(processes().num_processes)
     source: Source
     if isinstance(data, Stream):
-        source = StreamSource(system, data, size, seed=recipe.train.seed, chunk=recipe.data.bucket_batches)
+        source = StreamSource(
+            system, data, size, seed=recipe.train.seed, chunk=recipe.data.bucket_batches, ledger=ledger
+        )
     else:
-        source = _indexed(system, train or [], recipe, size, quiet=quiet)
+        source = _indexed(system, train or [], recipe, ledger, quiet=quiet)
+    if val is not None:
+        val, _ = fitting(system, val, ledger, str((recipe.data.val or {}).get("path", "")))
+    ledger.check()
     return source, Validation(system, val, recipe) if val else None
 
 
-def _indexed(system: System, samples: Sequence[Sample], recipe: Recipe, size: int, *, quiet: bool) -> IndexedSource:
+def _indexed(
+    system: System, samples: Sequence[Sample], recipe: Recipe, ledger: Ledger, *, quiet: bool
+) -> IndexedSource:
+    file = str(recipe.data.train.get("path", ""))
     with Bar("lengths", max(1, len(samples)), quiet=quiet) as bar:
-        lengths = lengths_of(system, [sample.sentence for sample in samples], seen=bar.move)
+        kept, lengths = fitting(system, samples, ledger, file, seen=bar.move)
         bar.move(len(samples))
+    if samples and not kept:
+        raise DataError(f"data.train: none of {len(samples)} sentences fits into the longest row; {ledger.summary()}")
     sampler = BucketSampler(
         [length.positions for length in lengths],
-        size,
+        recipe.train.batch_size * int(processes().num_processes),
         seed=recipe.train.seed,
         chunk=recipe.data.bucket_batches,
         drop_last=recipe.data.drop_last or int(processes().num_processes) > 1,
     )
-    return IndexedSource(samples, lengths, sampler)
+    return IndexedSource(kept, lengths, sampler)
 
 
 def cache_features(
@@ -131,10 +143,10 @@ def cache_features(
     from graftlm.backbones import home
     from graftlm.features import CachedEncoder
 
-    media: dict[str, list[tuple[MediaPart, Sample]]] = {}
+    media: dict[str, list[tuple[MediaPart | Text, Sample]]] = {}
     for sample in samples:
         sentence = blind(sample.sentence) if recipe.data.blind else sample.sentence
-        for part in sentence.media():
+        for part in system.perceived(sentence):
             media.setdefault(type(part).__name__.lower(), []).append((part, sample))
     bad: set[str] = set()
     for modality, encoder in list(system.encoders.items()):
@@ -164,9 +176,12 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         before, now = read_recipe(path).to_dict(), recipe.to_dict()
         tables = [table for table in now if table not in _FREE_TABLES]
         keys = differing_keys({table: before[table] for table in tables}, {table: now[table] for table in tables})
+        if keys == [_BUDGET] and before["train"]["max_minutes"] and now["train"]["max_minutes"]:
+            keys = []
         if keys:
+            budget = f"; {_BUDGET} may change only where the run began with one" if _BUDGET in keys else ""
             raise ConfigError(
-                f"{folder} holds a run of another recipe (different: {', '.join(keys)}); "
+                f"{folder} holds a run of another recipe (different: {', '.join(keys)}{budget}); "
                 "choose another --run-folder, or the same recipe to go on"
             )
     if processes().is_main_process:

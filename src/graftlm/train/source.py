@@ -10,17 +10,20 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from graftlm.data.ledger import Ledger
 from graftlm.data.media import black_image
 from graftlm.data.sample import Sample
 from graftlm.data.sampler import BucketSampler, SamplerState
 from graftlm.data.sentence import Image, Part, Sentence
 from graftlm.data.stream import Stream
-from graftlm.data.tokenize import IGNORED, tokenize_row
-from graftlm.errors import CheckpointError, DataError
+from graftlm.errors import CheckpointError, DataError, ShapeError
 from graftlm.systems.base import System
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
+
+TOO_LONG = "too-long"
+"""The ledger's reason for a sentence whose prompt leaves no room for an answer."""
 
 
 class Source(Protocol):
@@ -56,14 +59,29 @@ def lengths_of(
     system: System, sentences: Sequence[Sentence], seen: Callable[[int], None] | None = None
 ) -> list[Length]:
     """Length of every sentence in the system's own layout; `seen` is told how many are done."""
-    layout, tokenizer = system.layout, system.lm.tokenizer
     found: list[Length] = []
     for sentence in sentences:
-        row = tokenize_row(sentence, tokenizer, layout)
-        found.append(Length(len(row.ids), sum(label != IGNORED for label in row.labels)))
+        found.append(Length(*system.length(sentence)))
         if seen is not None and len(found) % 500 == 0:
             seen(len(found))
     return found
+
+
+def fitting(
+    system: System, samples: Sequence[Sample], ledger: Ledger, file: str, seen: Callable[[int], None] | None = None
+) -> tuple[list[Sample], list[Length]]:
+    """The samples that fit into the system's longest row, and their lengths; the others are in the ledger."""
+    kept: list[Sample] = []
+    lengths: list[Length] = []
+    for number, sample in enumerate(samples, start=1):
+        try:
+            lengths += lengths_of(system, [sample.sentence])
+            kept.append(sample)
+        except ShapeError as error:
+            ledger.add(TOO_LONG, str(error), file=file, row=sample.key)
+        if seen is not None and number % 500 == 0:
+            seen(number)
+    return kept, lengths
 
 
 class IndexedSource:
@@ -103,8 +121,18 @@ class StreamSource:
     batches_per_epoch: int | None = None
     sentences: int | None = None
 
-    def __init__(self, system: System, stream: Stream[Any], batch_size: int, *, seed: int, chunk: int) -> None:
+    def __init__(
+        self,
+        system: System,
+        stream: Stream[Any],
+        batch_size: int,
+        *,
+        seed: int,
+        chunk: int,
+        ledger: Ledger | None = None,
+    ) -> None:
         self._system = system
+        self._ledger = ledger or Ledger()
         self._stream = stream
         self._batch_size = batch_size
         self._seed = seed
@@ -139,15 +167,17 @@ class StreamSource:
         self._before = self._stream.state_dict()
         wanted = self._chunk * self._batch_size
         sentences: list[Sentence] = []
+        lengths: list[Length] = []
         useful = self._stream.epoch
         while len(sentences) < wanted:  # a stream's iterator ends with its epoch
             samples = islice(iter(self._stream), wanted - len(sentences))
-            found = [sample.sentence for sample in samples if any(part.target for part in sample.sentence)]
-            sentences += found
+            asking = [sample for sample in samples if any(part.target for part in sample.sentence)]
+            found, measured = fitting(self._system, asking, self._ledger, "data.train")
+            sentences += [sample.sentence for sample in found]
+            lengths += measured
             useful = self._stream.epoch if found else useful
             if self._stream.epoch > useful + 1:  # a whole epoch without any
                 raise DataError("data.train: expected sentences with a target in the stream, found none; check it")
-        lengths = lengths_of(self._system, sentences)
         order = sorted(range(wanted), key=lambda index: (lengths[index].positions, index))
         size = self._batch_size
         self._batches = [[sentences[index] for index in order[at : at + size]] for at in range(0, wanted, size)]
@@ -176,7 +206,9 @@ def blind(sentence: Sentence) -> Sentence:
 
 
 def _black(part: Part) -> Part:
-    return Image(_black_picture(), part.target, part.role) if isinstance(part, Image) else part
+    if not isinstance(part, Image) or part.is_sought:
+        return part
+    return Image(_black_picture(), part.target, part.role)
 
 
 @lru_cache(maxsize=1)

@@ -3,12 +3,13 @@
 Everything a step depends on is in the checkpoint (weights, optimiser, random states, place in the data, clock), and
 a step writes nothing after its checkpoint. So a run that was killed and resumed ends in the same bytes on a CPU, as
 long as steps alone bound it; with ``max_minutes`` the rate follows the clock, and metrics.jsonl tells which rate a
-step had.
+step had. Such a run may go on with another ``max_minutes``: the rate is then what the new budget has at that point.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import threading
@@ -167,6 +168,7 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, table.clip_norm or float("inf")))
         self._check_finite(sums, norm)
         self._optimizer.step()
+        self._system.after_step()
         self._optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.sentences += seen
@@ -219,7 +221,11 @@ class Trainer:
             return False
         losses = validation.losses(blind_too=self._recipe.evaluate.blind)
         value = validation.value(losses, self._recipe.evaluate.best_metric)
-        improved = not state.best or value < state.best["value"]
+        improved = math.isfinite(value) and (not state.best or value < state.best["value"])
+        if not math.isfinite(value) and self._is_main:
+            self._bar.warn(
+                f"step {state.step}: the validation loss is {value}, which is never the best; lower train.lr"
+            )
         if improved:
             metric = self._recipe.evaluate.best_metric
             state.best = {"metric": metric, "value": value, "step": state.step, "losses": losses}
@@ -234,7 +240,7 @@ class Trainer:
         return improved
 
     def _show_answers(self) -> None:
-        if self._validation is None or not self._is_main:
+        if self._validation is None or not self._is_main or not self._system.has_lm:
             return
         rows = self._validation.answers()
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -295,6 +301,8 @@ class Trainer:
         copy_into(self._system.trainable_state(), checkpoint.trainable, str(found / "trainable.safetensors"))
         load_optimizer_tensors(self._optimizer, checkpoint.optimizer, self._names)
         self._state = Progress.from_json(checkpoint.state.get("progress", {}))
+        if self._state.stopped_by == "time" and not self._is_over():
+            self._state.stopped_by = ""  # a larger train.max_minutes
         self._source.restore(checkpoint.state.get("source", {}))
         states = checkpoint.state.get("random", [])
         if rank < len(states):

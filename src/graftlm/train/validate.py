@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from graftlm.config import Recipe
 from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image, Sentence
-from graftlm.errors import ConfigError
+from graftlm.errors import ConfigError, unknown
 from graftlm.lm.decode import Decoding
 from graftlm.systems.base import System
 from graftlm.train.source import blind, lengths_of
@@ -26,9 +25,7 @@ def weighted_total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -
     """The sum that is minimised. Raises: ConfigError when a weight names no loss."""
     for name in weights:
         if name not in losses:
-            near = difflib.get_close_matches(name, losses, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ConfigError(f"train.loss_weights: unknown loss '{name}'{hint} (there are: {', '.join(losses)})")
+            raise ConfigError(f"train.loss_weights: {unknown('loss', name, losses)}")
     terms = [loss * weights.get(name, 1.0) for name, loss in losses.items()]
     return torch.stack([term.float() for term in terms]).sum()
 
@@ -71,7 +68,7 @@ class Validation:
     def value(self, losses: Mapping[str, float], metric: str) -> float:
         """The loss of a name. Raises: ConfigError when there is none."""
         if metric not in losses:
-            raise ConfigError(f"evaluate.best_metric: unknown loss '{metric}' (there are: {', '.join(losses)})")
+            raise ConfigError(f"evaluate.best_metric: {unknown('loss', metric, losses)}")
         return losses[metric]
 
     def answers(self) -> list[dict[str, Any]]:

@@ -1,0 +1,85 @@
+"""Trainable special tokens beside a frozen vocabulary (FROMAGe §3, arXiv:2301.13823).
+
+The frozen matrices are never resized and no gradient is masked: a new token has vectors of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+NormPolicy = Literal["mean", "free"]
+_NOISE = 0.1
+"""Spread of the first vectors around the mean row, as a fraction of the spread of the rows."""
+
+
+class ExtraTokens(nn.Module):
+    """`count` tokens, each with an input and an output vector in float32; with a tied LM both are one parameter.
+
+    They are single vectors and no matrix, so weight decay leaves them alone. They begin at the mean of the frozen rows
+    with a little noise.
+
+    Args:
+        inputs, outputs: the frozen rows (V, D); `outputs` is None where the LM ties them
+        input_scale: what an LM multiplies its rows by on the way in
+        norm: mean = `renormalise` gives every vector the mean norm of the frozen rows; free = it changes nothing
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        outputs: Tensor | None,
+        count: int,
+        *,
+        input_scale: float = 1.0,
+        norm: NormPolicy = "mean",
+    ) -> None:
+        super().__init__()
+        self.input_scale = input_scale
+        self.norm: NormPolicy = norm
+        self.input_norm = _mean_norm(inputs)
+        self.output_norm = self.input_norm if outputs is None else _mean_norm(outputs)
+        self.input_vectors = _begin(inputs, count)
+        self.output_vectors = None if outputs is None else _begin(outputs, count)
+        self.renormalise()
+
+    def __len__(self) -> int:
+        return len(self.input_vectors)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether a token's two vectors are one parameter, whose gradient sums both sides."""
+        return self.output_vectors is None
+
+    def embed(self, numbers: Tensor) -> Tensor:
+        """Input vectors of tokens by number: (N,) long in [0, count) to (N, D) float32."""
+        return torch.stack(list(self.input_vectors))[numbers] * self.input_scale
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of the tokens, before what an LM does to its own: (..., D) to (..., count) float32."""
+        vectors = self.input_vectors if self.output_vectors is None else self.output_vectors
+        return hidden.float() @ torch.stack(list(vectors)).T
+
+    @torch.no_grad()
+    def renormalise(self) -> None:
+        """Applies the norm policy; to be called after every step of the optimiser."""
+        if self.norm == "free":
+            return
+        for vector in self.input_vectors:
+            vector.mul_(self.input_norm / vector.norm().clamp(min=1e-12))
+        for vector in self.output_vectors or ():
+            vector.mul_(self.output_norm / vector.norm().clamp(min=1e-12))
+
+
+def _mean_norm(rows: Tensor) -> float:
+    return float(torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float32).mean())
+
+
+@torch.no_grad()
+def _begin(rows: Tensor, count: int) -> nn.ParameterList:
+    mean = rows.detach().mean(dim=0, dtype=torch.float32)  # (D,)
+    spread = float(torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float32).square().mean()) / len(mean)
+    noise = torch.randn(count, len(mean)).to(mean) * spread**0.5 * _NOISE
+    return nn.ParameterList([nn.Parameter((mean + own).clone()) for own in noise])
