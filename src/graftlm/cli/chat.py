@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from graftlm.index import ImageIndex
     from graftlm.index.catalogue import Identity
 
-_WITH_PICTURES = "fromage-smollm2"
 _HELLO = "/help shows the commands, /image PATH adds a picture, Ctrl-D leaves."
 
 
@@ -105,9 +104,10 @@ def _session(graft: str, takes_any: bool) -> Session:
 def _default() -> str:
     """The ready-made graft that answers with pictures, else the one that captions."""
     from graftlm import READY_MADE
+    from graftlm.cli.index import GRAFT
     from graftlm.grafts import ready_made
 
-    return _WITH_PICTURES if _WITH_PICTURES in ready_made() else READY_MADE
+    return GRAFT if GRAFT in ready_made() else READY_MADE
 
 
 def _configure(session: Session, form: str | None, changes: Sequence[str], index: str) -> None:

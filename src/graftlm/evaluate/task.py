@@ -106,9 +106,9 @@ class Task(ABC):
         """The value of a setting, or its default."""
         return str(options.settings.get(name, self.settings[name][0]))
 
-    @abstractmethod
     def decoding(self, beam: int) -> Decoding:
-        """The search this task is answered with when the options name none."""
+        """The search to use when the options name none; a task that has nothing written keeps this."""
+        return Decoding(num_beams=beam)
 
     @abstractmethod
     def run(self, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress) -> Outcome:

@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from graftlm.data.media import content_hash
 from graftlm.data.sentence import MediaPart, Sentence, Text
 from graftlm.data.tokenize import IGNORED, Layout, TokenBatch, tokenize, tokenize_row
 from graftlm.encoders.base import Encoder, Features
@@ -152,11 +153,14 @@ class System(nn.Module, ABC):
 
     def losses(self, sentences: Sequence[Sentence]) -> dict[str, Tensor]:
         """Named scalars whose sum is minimised."""
-        inputs = self.inputs(sentences)
+        return {"caption": self.target_loss(self.inputs(sentences))}
+
+    def target_loss(self, inputs: LMInputs) -> Tensor:
+        """Mean cross-entropy of the labels; what stands behind a row's last one is not computed."""
         assert inputs.labels is not None
         targets = shifted_targets(inputs.labels)
         inputs, at = inputs.up_to(target_positions(inputs.labels))
-        return {"caption": causal_lm(self.lm(inputs, at=at).logits, targets)}
+        return causal_lm(self.lm(inputs, at=at).logits, targets)
 
     @torch.no_grad()
     def respond(self, sentences: Sequence[Sentence], decoding: Decoding | None = None) -> list[Sentence]:
@@ -265,6 +269,11 @@ class System(nn.Module, ABC):
         from graftlm.grafts import save
 
         save(self, Path(folder))
+
+
+def content_keys(media: Sequence[MediaPart]) -> Tensor:
+    """(N,) long, equal for equal contents, in every process."""
+    return torch.tensor([int(content_hash(part)[:15], 16) for part in media])
 
 
 @torch.no_grad()

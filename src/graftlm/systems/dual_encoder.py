@@ -18,21 +18,21 @@ Differences from the paper:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Self, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graftlm.data.media import content_hash
 from graftlm.data.sentence import MediaPart, Part, Sentence, Text
 from graftlm.encoders.base import Encoder, weights_fingerprint
 from graftlm.errors import ConfigError, DataError
 from graftlm.losses import gather, info_nce
-from graftlm.systems.base import Parts, PartsConfig, System
+from graftlm.systems.base import Parts, PartsConfig, System, content_keys, embed_in_batches
 
+T = TypeVar("T")
 _ROWS_AT_ONCE = 256
 
 
@@ -75,7 +75,11 @@ class DualEncoder(System):
         """The contrastive loss of each sentence's medium and words against those of the whole batch."""
         media = [self._medium(sentence) for sentence in sentences]
         words = [_words(sentence) for sentence in sentences]
-        left, right, photos = self._map_media(media), self._map_texts(words), _photos(media).to(self.log_scale.device)
+        left, right, photos = (
+            self._map_media(media),
+            self._map_texts(words),
+            content_keys(media).to(self.log_scale.device),
+        )
         if self.training:
             left, right, photos = gather(left, right, photos)
         return {"contrastive": info_nce(left, right, self.log_scale, photos)}
@@ -88,11 +92,9 @@ class DualEncoder(System):
         """Media as they are, words joined as they are compared."""
         return (*(part for part in sentence.media() if not part.target), _words(sentence))
 
-    @torch.no_grad()
     def embed_media(self, media: Sequence[MediaPart]) -> Tensor:
         """Unit vectors of media: (N, q) float32 on the CPU."""
-        chunks = [media[start : start + _ROWS_AT_ONCE] for start in range(0, len(media), _ROWS_AT_ONCE)]
-        return torch.cat([torch.zeros(0, self.shared_dim), *(_unit(self._map_media(chunk)) for chunk in chunks)])
+        return self._units(media, self._map_media)
 
     @torch.no_grad()
     def embed_queries(self, sentences: Sequence[Sentence]) -> Tensor:
@@ -102,9 +104,7 @@ class DualEncoder(System):
         """
         total = torch.zeros(len(sentences), self.shared_dim)
         texts = {row: words for row, sentence in enumerate(sentences) if (words := _words(sentence)).content.strip()}
-        for start in range(0, len(texts), _ROWS_AT_ONCE):
-            rows = list(texts)[start : start + _ROWS_AT_ONCE]
-            total[rows] = _unit(self._map_texts([texts[row] for row in rows]))
+        total[list(texts)] = self._units(list(texts.values()), self._map_texts)
         shown = [[part for part in sentence.media() if not part.target] for sentence in sentences]
         vectors = self.embed_media([part for media in shown for part in media])
         for row, own in enumerate(torch.split(vectors, [len(media) for media in shown])):
@@ -118,6 +118,11 @@ class DualEncoder(System):
     def retrieval_fingerprint(self) -> str:
         """Digest of the media encoder and its head."""
         return weights_fingerprint(self.media_head.state_dict(), {"encoder": self._encoder(self.modality).fingerprint})
+
+    def _units(self, items: Sequence[T], mapped: Callable[[list[T]], Tensor]) -> Tensor:
+        """Unit vectors of any number of items."""
+        vectors = embed_in_batches(items, mapped, self.shared_dim, lambda _: 0, size=_ROWS_AT_ONCE)
+        return F.normalize(vectors, dim=-1)
 
     def _medium(self, sentence: Sentence) -> MediaPart:
         media = sentence.media()
@@ -167,12 +172,3 @@ def _words(sentence: Sentence) -> Text:
     """The words of a sentence as one text, single spaces between its parts."""
     parts = [part.content.strip() for part in sentence if isinstance(part, Text)]
     return Text(" ".join(part for part in parts if part))
-
-
-def _photos(media: Sequence[MediaPart]) -> Tensor:
-    """(B,) long, equal for equal contents, in every process."""
-    return torch.tensor([int(content_hash(part)[:15], 16) for part in media])
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return F.normalize(vectors.float(), dim=-1).cpu()

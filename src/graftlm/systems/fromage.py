@@ -30,7 +30,6 @@ from graftlm.connectors.base import Connector
 from graftlm.connectors.grid import GridMap
 from graftlm.connectors.linear import Linear
 from graftlm.data.gallery import Gallery
-from graftlm.data.media import content_hash
 from graftlm.data.retrieval import as_query, by_use, every_nth, in_pairs
 from graftlm.data.sentence import Image, MediaPart, Sentence
 from graftlm.data.tokenize import Layout, TokenBatch
@@ -42,10 +41,10 @@ from graftlm.lm.compose import compose_items
 from graftlm.lm.decode import Decoding
 from graftlm.lm.extended import ExtendedLM
 from graftlm.lm.pictures import Pictures, answer_with_pictures, forbid
-from graftlm.losses import MAX_LOG_SCALE, causal_lm, contrastive, gather, shifted_targets, target_positions
+from graftlm.losses import MAX_LOG_SCALE, contrastive, gather
 from graftlm.nn.extra_tokens import NormPolicy
 from graftlm.nn.retrieval_head import PictureHead, QueryHead
-from graftlm.systems.base import Parts, System, SystemConfig, embed_in_batches
+from graftlm.systems.base import Parts, System, SystemConfig, content_keys, embed_in_batches
 
 Undone = Literal["no_eos", "repeated_photos", "local_gradient", "free_norm"]
 Compat = Undone | Literal["bos_label", "second_bos", "bos_each_text", "halved"]
@@ -133,11 +132,7 @@ class FROMAGe(System):
         if not sentences:
             return self.log_scale * 0.0
         layout = replace(self.layout, bos="each_text") if "second_bos" in self.config.compat else None
-        inputs = self._read(self.tokens(sentences, layout))
-        assert inputs.labels is not None
-        targets = shifted_targets(inputs.labels)
-        inputs, at = inputs.up_to(target_positions(inputs.labels))
-        return causal_lm(self.lm(inputs, at=at).logits, targets)
+        return self.target_loss(self._read(self.tokens(sentences, layout)))
 
     def _retrieve(self, pairs: Sequence[tuple[Sentence, Image]]) -> dict[str, Tensor]:
         if not pairs:
@@ -145,7 +140,7 @@ class FROMAGe(System):
         compat = self.config.compat
         text, loss = self._queries([query for query, _ in pairs])
         pictures = self._pictures([image for _, image in pairs])
-        keys = torch.tensor([int(content_hash(image)[:15], 16) for _, image in pairs], device=text.device)
+        keys = content_keys([image for _, image in pairs]).to(text.device)
         if self.training:
             text, pictures, keys = gather(text, pictures, keys, exact="local_gradient" not in compat)
         same = None if "repeated_photos" in compat else keys

@@ -28,7 +28,6 @@ from graftlm.evaluate.retrieval import (
     summary,
 )
 from graftlm.evaluate.task import Options, Outcome, Progress, Row, Task
-from graftlm.lm.decode import Decoding
 from graftlm.systems.base import Responder, Retriever
 
 _CHUNK = 512
@@ -48,10 +47,6 @@ class Retrieval(Task):
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, tuple[Sentence, ...]], Embedded] = {}  # a control changes pictures alone
-
-    def decoding(self, beam: int) -> Decoding:
-        """Nothing is written: the width of a search changes nothing."""
-        return Decoding(num_beams=beam)
 
     def run(self, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress) -> Outcome:
         """Raises: UsageError for a system that finds no pictures; DataError for a photo without captions."""

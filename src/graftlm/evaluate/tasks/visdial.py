@@ -16,7 +16,6 @@ from graftlm.evaluate.metrics.ngrams import Floats
 from graftlm.evaluate.metrics.ranking import ndcg, ranks_of
 from graftlm.evaluate.retrieval import DEPTHS, counter, embed_pictures, embed_queries, intervals, picture_of, summary
 from graftlm.evaluate.task import Options, Outcome, Progress, Row, Task
-from graftlm.lm.decode import Decoding
 from graftlm.systems.base import Likelihood, Responder, Retriever
 
 
@@ -35,10 +34,6 @@ class VisDial(Task):
     headline: ClassVar[str] = "MRR"
     controls: ClassVar[tuple[str, ...]] = ("blind", "shuffled")
     settings: ClassVar[dict[str, tuple[str, ...]]] = {"compat": ("none", "official"), "score": ("sum", "mean")}
-
-    def decoding(self, beam: int) -> Decoding:
-        """Nothing is written: the width of a search changes nothing."""
-        return Decoding(num_beams=beam)
 
     def run(self, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress) -> Outcome:
         """Raises: UsageError for a system that can do neither; DataError for samples of another kind."""

@@ -13,11 +13,10 @@ from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image, Part, Sentence, Text
 from graftlm.errors import DataError
 from graftlm.evaluate.metrics.bootstrap import Interval
-from graftlm.evaluate.metrics.ranking import Ranks, ranks_of
+from graftlm.evaluate.metrics.ranking import Ranks, Scores, ranks_of
 from graftlm.evaluate.retrieval import (
     DEPTHS,
     SHOWN,
-    Embedded,
     as_retriever,
     counter,
     embed_pictures,
@@ -27,7 +26,6 @@ from graftlm.evaluate.retrieval import (
     summary,
 )
 from graftlm.evaluate.task import Options, Outcome, Progress, Row, Task
-from graftlm.lm.decode import Decoding
 from graftlm.systems.base import Responder
 
 INPUTS = {"1 caption": (1, False), "5 captions": (5, False), "5 captions, 4 images": (5, True)}
@@ -55,10 +53,6 @@ class Vist(Task):
     controls: ClassVar[tuple[str, ...]] = ("blind", "shuffled")
     settings: ClassVar[dict[str, tuple[str, ...]]] = {"compat": ("none", "official")}
 
-    def decoding(self, beam: int) -> Decoding:
-        """Nothing is written: the width of a search changes nothing."""
-        return Decoding(num_beams=beam)
-
     def run(self, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress) -> Outcome:
         """Raises: UsageError for a system that finds no pictures; DataError when no story has all its photos."""
         retriever = as_retriever(responder, self.name)
@@ -76,8 +70,11 @@ class Vist(Task):
         rows: tuple[Row, ...] = ()
         for name, (captions, shows) in inputs.items():
             queries = embed_queries(retriever, [story.query(captions, shows, official) for story in stories], moved)
+            scores = queries.scores(slice(0, len(queries)), gallery)  # (Q, N)
             for suffix in ("", WITHOUT):
-                found, shown = _find(queries, gallery, stories, hides=bool(suffix), official=official)
+                if suffix:
+                    _hide_shown(scores, stories, official)
+                found, shown = _find(scores, stories)
                 metrics |= summary(found, "", f" ({name}{suffix})")
                 every = np.arange(len(stories))
                 ends |= intervals(
@@ -97,7 +94,7 @@ class _Story:
         self.words = [scene.text for scene in scenes]
         self.shown = [Image(part.source) for part in shown]
         self.places = [number[scene.photo] for scene in scenes]
-        self.changed = any(part.source != scene.path for part, scene in zip(shown, scenes, strict=False))
+        self.changed = any(part.source != scene.path for part, scene in zip(shown, scenes[:-1], strict=True))
 
     @classmethod
     def of(cls, sample: Sample, official: bool, number: dict[str, int]) -> _Story | None:
@@ -137,14 +134,15 @@ def _gallery(samples: Sequence[Sample], official: bool) -> dict[str, str]:
     return {scene.photo: scene.path for scene in scenes if scene.path and (scene.has_address or not official)}
 
 
-def _find(
-    queries: Embedded, gallery: Embedded, stories: Sequence[_Story], *, hides: bool, official: bool
-) -> tuple[Ranks, Places]:
-    """Rank of every story's last photo, and the places of the first photos found."""
-    scores = queries.scores(slice(0, len(queries)), gallery)  # (Q, N)
-    for row, story in enumerate(stories if hides else ()):
+def _hide_shown(scores: Scores, stories: Sequence[_Story], official: bool) -> None:
+    """Takes the photos of the first sentences out of what can be found, in place."""
+    for row, story in enumerate(stories):
         hidden = [place for place in story.places[:-1] if official or place != story.places[-1]]
         scores[row, hidden] = -np.inf
+
+
+def _find(scores: Scores, stories: Sequence[_Story]) -> tuple[Ranks, Places]:
+    """Rank of every story's last photo, and the places of the first photos found."""
     return ranks_of(scores, np.array([story.places[-1] for story in stories])), first(scores, SHOWN)
 
 
