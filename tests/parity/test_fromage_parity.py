@@ -159,7 +159,8 @@ def test_a_query_read_in_two_steps_equals_one_full_pass(family: str) -> None:
     torch.testing.assert_close(steps.states, whole, atol=1e-5, rtol=1e-5)
     words = batch.mask & ~batch.retrieval
     inner = torch.stack([output.layers[1], output.hidden], dim=2)
-    torch.testing.assert_close(steps.words[steps.mask], inner[words], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(steps.words, inner[words], atol=1e-5, rtol=1e-5)
+    assert torch.equal(steps.owners, words.nonzero()[:, 0])
     assert (steps.states[:, 0] - steps.states[:, 2]).abs().max() > 1e-2
 
 
@@ -171,6 +172,21 @@ def test_a_fraction_of_the_rows_is_scored_as_these_rows_alone() -> None:
     alone = read_closing(system.lm, own, system._read(own), 1, Layers())
     torch.testing.assert_close(half.loss, alone.loss, atol=1e-5, rtol=1e-5)
     assert half.states.shape == (4, 1, system.lm.dim)
+
+
+@pytest.mark.parametrize("family", [TIED, UNTIED])
+@pytest.mark.parametrize("scored", [0.0, 0.25, 0.5])
+def test_rows_that_are_not_scored_go_no_higher_than_what_is_read_and_read_the_same(family: str, scored: float) -> None:
+    system = build(family, ret_tokens=2)
+    batch = system.tokens([Sentence.of(Text(words, target=True), Image.sought()) for words in WORDS])
+    layers = Layers((1,), (0, 1))
+    some = read_closing(system.lm, batch, system._read(batch), 2, layers, scored=scored)
+    every = read_closing(system.lm, batch, system._read(batch), 2, layers)
+    torch.testing.assert_close(some.states, every.states, atol=1e-5, rtol=1e-5)
+    order = some.owners.argsort(stable=True)
+    torch.testing.assert_close(some.words[order], every.words, atol=1e-5, rtol=1e-5)
+    assert torch.equal(some.owners[order], every.owners)
+    assert (float(some.loss.detach()) == 0) == (scored == 0)
 
 
 @pytest.mark.parametrize("family", [TIED, UNTIED])

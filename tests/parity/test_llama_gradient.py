@@ -174,6 +174,41 @@ def test_all_logits_and_the_hidden_states_come_out_as_from_the_modules() -> None
     assert float(output.hidden[~mask].abs().sum()) == 0.0
 
 
+@pytest.mark.parametrize("layers", [(1,), (0, 2), (2, -1), (3, 1, 1), (-4,)])
+def test_inner_layers_and_their_gradients_are_those_of_the_modules(layers: tuple[int, ...]) -> None:
+    model, (mask, at) = llama(), masks(LENGTHS, False)
+    lm, sides = HuggingFaceLM.from_model(copy.deepcopy(model), tokenizer(), "tiny").requires_grad_(False), []
+    prefixed = torch.ones(len(LENGTHS), 2, dtype=torch.bool)
+    for is_quick in (True, False):
+        embeds, tokens = leaves()
+        inputs = LMInputs(embeds, mask, prefix=KVPrefix.from_tokens(tokens, prefixed, lm.prefix_geometry))
+        assert lm._quick_weights(inputs) is not None
+        if not is_quick:
+            lm.model.model.layers[0].register_forward_hook(lambda *_: None)
+            assert lm._quick_weights(inputs) is None
+        output = lm(inputs, at=at & False, layers=layers)
+        states = torch.stack([layer[mask] for layer in output.layers])
+        assert torch.equal(output.hidden, output.layers[layers.index(max(layers, key=lambda layer: layer % 4))])
+        weights = torch.linspace(-1, 1, states.numel()).view(states.shape)
+        (states * weights).sum().backward()
+        zero = torch.zeros_like(tokens)
+        sides.append([states.detach(), embeds.grad, zero if tokens.grad is None else tokens.grad])
+    errors = [float((found - wanted).norm() / (wanted.norm() + 1e-6)) for found, wanted in zip(*sides, strict=True)]
+    assert max(errors) < 1e-5, errors
+
+
+def test_what_is_above_the_deepest_wanted_layer_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, (mask, at) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
+    applied: list[Any] = []
+    whole = llama_gradient._layer
+    monkeypatch.setattr(llama_gradient, "_layer", lambda *given: applied.append(given) or whole(*given))
+    inputs = LMInputs(leaves()[0].detach(), mask)
+    for chosen, layers, count in ((at & False, (1,), 1), (at & False, (0, 2), 2), (at, (1,), 3), (at & False, (), 3)):
+        applied.clear()
+        lm(inputs, at=chosen, layers=layers)
+        assert len(applied) == count
+
+
 def test_the_pass_may_run_backward_twice_and_leaves_the_weights_as_they_were() -> None:
     lm, (mask, at) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
     before = {name: tensor.clone() for name, tensor in lm.state_dict().items()}

@@ -144,7 +144,7 @@ def test_a_prefix_of_the_models_own_keys_equals_the_words_it_was_made_of(lm: Hug
     with torch.no_grad():
         cache = lm.new_cache(ROWS, size)
         lm(LMInputs(lm.embed(ids[:, :size]), torch.ones(ROWS, size, dtype=torch.bool)), cache=cache)
-    stacked = torch.stack(cache.store)  # (layers, 2, B, H, P, d)
+    stacked = cache.held()  # (layers, 2, B, H, P, d)
     prefix = KVPrefix(stacked[:, 0], stacked[:, 1], torch.ones(ROWS, size, dtype=torch.bool))
     rest = LMInputs(lm.embed(ids[:, size:]), torch.ones(ROWS, LENGTH - size, dtype=torch.bool), prefix=prefix)
     whole = lm(LMInputs(lm.embed(ids), torch.ones_like(ids, dtype=torch.bool))).logits[:, size:]

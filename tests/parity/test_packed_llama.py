@@ -96,6 +96,27 @@ def test_bfloat16_answers_of_a_batch_are_those_of_generate() -> None:
         assert ours == [row[: len(ids)] for row, ids in zip(wanted, ours, strict=True)]
 
 
+@pytest.mark.parametrize("layers", [(1,), (0, 2), (2, -1)])
+@torch.no_grad()
+def test_inner_layers_are_the_modules_own_whether_the_pass_ends_early_or_not(layers: tuple[int, ...]) -> None:
+    lm, inputs = wrapped(llama()), prompts()
+    step = LMInputs(inputs.embeds[:, -1:], inputs.mask[:, -1:])
+    found = {}
+    for way in ("early", "whole", "plain"):
+        if way == "plain":
+            lm.model.model.layers[0].register_forward_hook(lambda *_: None)
+        cache = lm.new_cache(4, 20)
+        assert (cache.packed is not None) == (way != "plain")
+        none = None if way == "whole" else torch.zeros_like(inputs.mask)
+        first = lm(inputs, cache=cache, at=none, layers=layers)
+        after = lm(step, cache=cache, at=none if none is None else none[:, -1:], layers=layers)
+        assert way == "whole" or first.logits.shape == (0, VOCAB)
+        found[way] = torch.cat([states[inputs.mask] for states in first.layers] + [one[:, 0] for one in after.layers])
+    assert torch.equal(found["early"], found["whole"])
+    difference = (found["early"].float() - found["plain"].float()).norm() / found["plain"].float().norm()
+    assert difference < 0.01, difference
+
+
 @torch.no_grad()
 def test_a_single_step_may_leave_rows_out() -> None:
     lm, first, found = wrapped(llama()), prompts((5, 5, 5)), []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from graftlm.features import CachedEncoder
 from graftlm.lm.decode import stream
 from graftlm.lm.extended import ExtendedLM
 from graftlm.lm.pictures import forbid
-from graftlm.systems.base import System
+from graftlm.systems.base import System, answers_with_pictures
 
 _ROUNDS = 8
 
@@ -84,7 +83,7 @@ class Answerer:
                 "search with `graft find`, or choose another graft"
             )
         self.system = system
-        self.shows_pictures = "gallery" in inspect.signature(system.respond).parameters
+        self.shows_pictures = answers_with_pictures(system)
         self._cached = {
             modality: CachedEncoder(encoder, features)
             for modality, encoder in system.encoders.items()

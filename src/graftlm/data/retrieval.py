@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from graftlm.data.rows import tidied
 from graftlm.data.sentence import Image, Part, Sentence, Text
 
 
@@ -16,6 +17,15 @@ def as_query(sentence: Sentence) -> Sentence:
         parts = parts[:-1]
     has_roles = any(part.role is not None for part in parts)
     return Sentence((*parts, Image.sought("assistant" if has_roles else None)))
+
+
+def query_of(captions: Sequence[str]) -> Sentence:
+    """Captions as one query, each a part of its own; that a picture is sought after the last goes without saying.
+
+    Tokenised captions ("entry way .") are written as people write them.
+    """
+    words = [tidied(text) for text in captions]
+    return Sentence(tuple(Text(f" {text}" if number else text) for number, text in enumerate(words)))
 
 
 def query_and_picture(sentence: Sentence) -> tuple[Sentence, Image] | None:

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from graftlm.data.rows import tidied
 from graftlm.data.sample import Sample
-from graftlm.data.sentence import MediaPart, Sentence, Text
+from graftlm.data.sentence import MediaPart, Sentence
 from graftlm.errors import DataError, ShapeError, UsageError
 from graftlm.evaluate.answers import part_key
 from graftlm.evaluate.metrics.bootstrap import Interval, interval, weights
@@ -45,15 +44,6 @@ def picture_of(sample: Sample, task: str) -> MediaPart:
     if len(media) != 1:
         raise DataError(f"{task}: expected one picture in '{sample.key}', found {len(media)}; use captioned photos")
     return media[0]
-
-
-def query(captions: Sequence[str]) -> Sentence:
-    """Captions as one query, each a part of its own; that a picture is sought after the last goes without saying.
-
-    Tokenised captions ("entry way .") are written as people write them.
-    """
-    words = [tidied(text) for text in captions]
-    return Sentence(tuple(Text(f" {text}" if number else text) for number, text in enumerate(words)))
 
 
 class Embedded:

@@ -124,6 +124,16 @@ class LMInputs:
         mask = (self.mask & needed)[:, :length]
         return LMInputs(self.embeds[:, :length], mask, None, memory, self.prefix), at[:, :length]
 
+    def select(self, rows: Tensor) -> LMInputs:
+        """The given rows, (N,) long, in the given order."""
+        memory, prefix = self.memory, self.prefix
+        if memory is not None:
+            memory = Memory(memory.states[rows], memory.mask[rows])
+        if prefix is not None:
+            prefix = KVPrefix(prefix.keys[:, rows], prefix.values[:, rows], prefix.mask[rows])
+        labels = None if self.labels is None else self.labels[rows]
+        return LMInputs(self.embeds[rows], self.mask[rows], labels, memory, prefix)
+
     def align_left(self) -> LMInputs:
         """The same rows with their padding moved to the left, as decoding needs it; labels are dropped."""
         length = self.mask.shape[1]
@@ -142,7 +152,7 @@ class LMOutput:
 
     Shapes:
         logits: (B, L, V), or (P, V) for the P positions chosen by `at`
-        hidden: (B, L, D), the input of the output matrix
+        hidden: (B, L, D), the input of the output matrix, or the deepest layer that was needed
         layers: (B, L, D) each, the hidden states that were asked for, in that order
     """
 
@@ -183,7 +193,9 @@ class LanguageModel(nn.Module, ABC):
 
         `cache`: from `new_cache`; inputs then continue what it holds, and `inputs.mask` covers only the
         new positions. `at`: (B, L) bool, the positions whose logits are wanted; None = all. `layers`: hidden states
-        wanted besides, 0 = the embeddings, i = after layer i, -1 = the last, the input of the output matrix.
+        wanted besides, 0 = the embeddings, i = after layer i, -1 = the last, the input of the output matrix. Where they
+        are given and `at` chooses no position, nothing above the deepest of them need be computed: `hidden` is then
+        that one, and a cache holds no more than the layers below it.
         Raises: ShapeError when widths or counts do not fit, or there is no such layer.
         """
 

@@ -47,12 +47,17 @@ def check_inputs(lm: LanguageModel, inputs: LMInputs, *, past: int, has_blocks: 
         )
 
 
-def wanted_layers(layers: Sequence[int], count: int) -> bool:
-    """Whether hidden states other than the last are wanted of `count` layers. Raises: ShapeError."""
+def wanted_layers(layers: Sequence[int], count: int, at: Tensor | None) -> tuple[tuple[int, ...], int]:
+    """The numbers, from 0 to `count`, of the hidden states that are wanted, and of the deepest that is needed.
+
+    Raises: ShapeError when there is no such layer.
+    """
     for layer in layers:
         if not -count - 1 <= layer <= count:
             raise ShapeError(f"hidden states of layer {layer} are wanted of a language model of {count} layers")
-    return any(layer not in (-1, count) for layer in layers)
+    numbers = tuple(layer % (count + 1) for layer in layers)
+    ends_early = bool(numbers) and at is not None and not bool(at.any())
+    return numbers, max(numbers) if ends_early else count
 
 
 def _check_prefix(prefix: KVPrefix, rows: int, geometry: PrefixGeometry) -> None:

@@ -57,7 +57,7 @@ class KVCache(Cache):
 
     def __init__(
         self,
-        store: Sequence[Tensor],
+        store: Tensor | Sequence[Tensor],
         mask: Tensor,
         length: int = 0,
         *,
@@ -65,16 +65,19 @@ class KVCache(Cache):
         rows: Sequence[Tensor | None] = (),
     ) -> None:
         super().__init__(layers=[])
-        self._store = list(store)
+        self._whole = store if isinstance(store, Tensor) and not rows else None
+        self._store: list[Tensor] = list(store)
         self._rows = list(rows) or [None] * len(self._store)  # still to be selected, by layer
         self.mask = mask
         self.length = length
         self.packed = packed
 
-    @property
-    def store(self) -> list[Tensor]:
-        """All layers."""
-        return [self.layer(index) for index in range(len(self._store))]
+    def held(self) -> Tensor:
+        """What is in use, (layers, 2, rows, kv_heads, length, head_dim): a view where all layers are one tensor."""
+        whole = self._whole
+        if whole is None:
+            whole = torch.stack([self.layer(index) for index in range(len(self._store))])
+        return whole[..., : self.length, :]
 
     def layer(self, index: int) -> Tensor:
         """Keys and values of one layer, (2, rows, kv_heads, capacity, head_dim)."""
@@ -239,19 +242,19 @@ class HuggingFaceLM(LanguageModel):
         """One pass; see `LanguageModel.forward`. Raises: UnsupportedLMError for a prefix under checkpointing."""
         has_blocks = self._hooks is not None and bool(self._hooks.blocks)
         check_inputs(self, inputs, past=0 if cache is None else cache.length, has_blocks=has_blocks)
-        inner = wanted_layers(layers, len(self._layers))
-        if cache is None and not inner and (weights := self._quick_weights(inputs)) is not None:
-            hidden, logits = llama_gradient.run(weights, inputs, at)
-            return LMOutput(logits, hidden, None, (hidden,) * len(layers))
+        numbers, depth = wanted_layers(layers, len(self._layers), at)
+        if cache is None and (weights := self._quick_weights(inputs)) is not None:
+            logits, hidden, states = llama_gradient.run(weights, inputs, at, numbers, depth)
+            return LMOutput(logits, hidden, None, states)
         past, mask = self._past(inputs, cache)
         length = inputs.embeds.shape[1]
-        packed = None if cache is None or inner or inputs.memory is not None else cache.packed
+        packed = None if cache is None or inputs.memory is not None else cache.packed
         if packed is not None and not torch.is_grad_enabled():
-            hidden, logits = packed(inputs.embeds.to(self._dtype), inputs.mask, cache, at)
+            logits, hidden, states = packed(inputs.embeds.to(self._dtype), inputs.mask, cache, at, numbers, depth)
             cache.length += length
-            return LMOutput(logits, hidden, cache, (hidden,) * len(layers))
+            return LMOutput(logits, hidden, cache, states)
         arguments: dict[str, Any] = {"attention_mask": mask, "past_key_values": past, "use_cache": past is not None}
-        if inner:
+        if any(number < len(self._layers) for number in numbers):
             arguments["output_hidden_states"] = True
         if self._takes_positions:
             arguments["position_ids"] = position_ids(mask, length)
@@ -260,8 +263,9 @@ class HuggingFaceLM(LanguageModel):
         found = self._decoder(inputs_embeds=inputs.embeds.to(self._dtype), **arguments)
         if cache is not None:
             cache.length += length
-        hidden = found.last_hidden_state
-        states = tuple(found.hidden_states[layer] for layer in layers) if inner else (hidden,) * len(layers)
+        top = {len(self._layers): found.last_hidden_state}
+        states = tuple(top[number] if number in top else found.hidden_states[number] for number in numbers)
+        hidden = top[depth] if depth in top else found.hidden_states[depth]
         return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache, states)
 
     def new_cache(self, rows: int, length: int) -> KVCache:
@@ -269,10 +273,12 @@ class HuggingFaceLM(LanguageModel):
         if not self._kv_shapes:
             raise UnsupportedLMError(f"{self._family}: its layers keep no keys and values, so it cannot be cached here")
         device = self.model.get_input_embeddings().weight.device
-        store = [
-            torch.empty(2, rows, heads, length, width, dtype=self._dtype, device=device)
-            for heads, width in self._kv_shapes
-        ]
+        like: dict[str, Any] = {"dtype": self._dtype, "device": device}
+        shapes = [(2, rows, heads, length, width) for heads, width in self._kv_shapes]
+        is_even = len(set(shapes)) == 1
+        store = (
+            torch.empty(len(shapes), *shapes[0], **like) if is_even else [torch.empty(*each, **like) for each in shapes]
+        )
         mask = torch.zeros(rows, length, dtype=torch.bool, device=device)
         weights = self._frozen_weights()
         return KVCache(store, mask, packed=PackedLlama(weights) if weights is not None and weights.packs else None)
@@ -289,7 +295,7 @@ class HuggingFaceLM(LanguageModel):
 
     def read_cache(self, cache: Any) -> KVPrefix:
         """What a cache holds."""
-        held = torch.stack([kept[..., : cache.length, :] for kept in cache.store])  # (layers, 2, B, heads, P, head_dim)
+        held = cache.held()  # (layers, 2, B, heads, P, head_dim)
         return KVPrefix(held[:, 0], held[:, 1], cache.mask[:, : cache.length])
 
     def add_lora(self, rank: int) -> None:

@@ -7,6 +7,7 @@ gradient is summed in float32. Values equal the modules' own bit by bit up to th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,27 +68,38 @@ def is_short(inputs: LMInputs) -> bool:
     return length * (past + length) <= LARGEST_SCORES and bool(inputs.mask.any())
 
 
-def run(weights: FrozenLlama, inputs: LMInputs, at: Tensor | None) -> tuple[Tensor, Tensor]:
+def run(
+    weights: FrozenLlama, inputs: LMInputs, at: Tensor | None, numbers: Sequence[int], depth: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """All of a batch without a cache.
 
     Shapes:
-        at: (B, L) bool or None, as in `LanguageModel.forward`
-        returns: hidden (B, L, D), zero at padding; logits (P, V), or (B, L, V) without `at`
+        at: (B, L) bool or None, as in `LanguageModel.forward`; numbers, depth: of `wanted_layers`
+        returns: logits (P, V), or (B, L, V) without `at`; hidden (B, L, D) and the wanted layers, zero at padding
     """
     places = _places(weights, inputs)
     embeds = inputs.embeds.to(weights.norm.dtype)
     keys, values = (None, None) if inputs.prefix is None else (inputs.prefix.keys, inputs.prefix.values)
     states = places.pack(embeds)  # (T, D)
-    states = _Stack.apply(weights, places, states, keys, values)  # type: ignore[no-untyped-call]
-    hidden = places.spread_zero(states)
+    ends = tuple(sorted({*numbers, depth}))
+    held = dict(zip(ends, _Stack.apply(weights, places, ends, states, keys, values), strict=True))  # type: ignore[no-untyped-call]
+    spread = {number: places.spread_zero(found) for number, found in held.items()}
+    logits = _logits(weights, inputs.mask, at, held[depth], spread[depth])
+    return logits, spread[depth], tuple(spread[number] for number in numbers)
+
+
+def _logits(weights: FrozenLlama, mask: Tensor, at: Tensor | None, states: Tensor, hidden: Tensor) -> Tensor:
+    """Logits at the wanted positions of hidden (B, L, D), which as (T, D) are `states`."""
     if at is None:
-        logits = _Head.apply(weights, hidden.flatten(0, 1))  # type: ignore[no-untyped-call]
-        return hidden, logits.view(*hidden.shape[:2], -1)
-    wanted = at[inputs.mask].nonzero()[:, 0]  # (P,)
+        logits: Tensor = _Head.apply(weights, hidden.flatten(0, 1))  # type: ignore[no-untyped-call]
+        return logits.view(*hidden.shape[:2], -1)
+    wanted = at[mask].nonzero()[:, 0]  # (P,)
     if int(at.sum()) != len(wanted):  # logits of padding
-        return hidden, _Head.apply(weights, hidden[at])  # type: ignore[no-untyped-call]
-    chosen = states if len(wanted) == len(states) else states.index_select(0, wanted)
-    return hidden, _Head.apply(weights, chosen)  # type: ignore[no-untyped-call]
+        chosen = hidden[at]
+    else:
+        chosen = states if len(wanted) == len(states) else states.index_select(0, wanted)
+    logits = _Head.apply(weights, chosen)  # type: ignore[no-untyped-call]
+    return logits
 
 
 def _places(weights: FrozenLlama, inputs: LMInputs) -> _Places:
@@ -124,40 +136,60 @@ class _Head(torch.autograd.Function):
 
 
 class _Stack(torch.autograd.Function):
-    """All layers and the last norm: states (T, D), prefix keys and values (layers, B, G, P, d) or None."""
+    """Layers, and the last norm behind the last: states (T, D), prefix keys and values (layers, B, G, P, d) or None.
+
+    Gives the states after as many layers as every number of `ends`, ascending, says.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, weights: FrozenLlama, places: _Places, states: Tensor, keys: Tensor | None, values: Tensor | None
-    ) -> Tensor:
-        ctx.weights, ctx.places = weights, places
+        ctx: Any,
+        weights: FrozenLlama,
+        places: _Places,
+        ends: tuple[int, ...],
+        states: Tensor,
+        keys: Tensor | None,
+        values: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        ctx.weights, ctx.places, ctx.ends = weights, places, ends
         ctx.prefix = None if keys is None else (keys.shape, keys.dtype)
+        ctx.set_materialize_grads(False)
         keeps = any(ctx.needs_input_grad)
         kept: list[Tensor] = []
-        for index, layer in enumerate(weights.layers):
+        results = [states.clone()] if not ends[0] else []
+        for index, layer in enumerate(weights.layers[: ends[-1]]):
             prefix = None if keys is None or values is None else (keys[index], values[index])
             states, held = _layer(weights, places, layer, states, prefix)
             if keeps:
                 kept += held
-        result, scale = weights.normalise(states, weights.norm)
+            if index + 1 in ends:
+                results.append(states)
+        normed, scale = weights.normalise(states, weights.norm)
+        if ends[-1] == len(weights.layers):
+            results[-1] = normed
         if keeps:
             ctx.save_for_backward(states, scale, *kept)
-        return result
+        return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise UnsupportedLMError("no second derivative of a frozen decoder is there; call lm.requires_grad_(True)")
         weights, places = ctx.weights, ctx.places
         states, scale, *kept = ctx.saved_tensors
-        wants_states, wants_prefix = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:])
+        wants_states, wants_prefix = ctx.needs_input_grad[3], any(ctx.needs_input_grad[4:])
         stream = torch.zeros(states.shape, dtype=torch.float32)
-        _add_norm_gradient(stream, grads, states, scale, weights.norm)
+        entering = {end: grad for end, grad in zip(ctx.ends, grads, strict=True) if grad is not None}
+        if (top := entering.pop(len(weights.layers), None)) is not None:
+            _add_norm_gradient(stream, top, states, scale, weights.norm)
         found: list[Tensor | None] = [None, None]
         if wants_prefix:
             shape, dtype = ctx.prefix
-            found = [torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)]
-        for index in reversed(range(len(weights.layers))):
+            found = [torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)]
+        depth = len(weights.layers) if top is not None else max(entering, default=0)
+        for index in reversed(range(depth)):
+            if index + 1 in entering:
+                stream += entering[index + 1]
             layer, held = weights.layers[index], kept[index * _KEPT : (index + 1) * _KEPT]
             stops = index == 0 and not wants_states
             prefix = _layer_gradient(weights, places, layer, held, stream, stops=stops)
@@ -165,7 +197,9 @@ class _Stack(torch.autograd.Function):
                 for total, grad in zip(found, prefix, strict=True):
                     assert total is not None
                     total[index] = grad[:, :, : total.shape[3]]
-        return None, None, stream.to(states.dtype) if wants_states else None, *found
+        if 0 in entering:
+            stream += entering[0]
+        return None, None, None, stream.to(states.dtype) if wants_states else None, *found
 
 
 def _layer(

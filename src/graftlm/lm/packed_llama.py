@@ -6,6 +6,7 @@ Padding is left out of every matrix product. Results equal the modules' own bit 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,25 +49,31 @@ class PackedLlama:
     def __init__(self, weights: FrozenLlama) -> None:
         self._weights = weights
 
-    def __call__(self, embeds: Tensor, mask: Tensor, past: Past, at: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, embeds: Tensor, mask: Tensor, past: Past, at: Tensor | None, numbers: Sequence[int], depth: int
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """New positions behind a cache, which takes their keys and values; its mask and length are the caller's part.
 
         Shapes:
-            embeds: (B, L, D) bfloat16; mask: (B, L) bool; at: (B, L) bool or None, as in `LanguageModel.forward`
-            returns: hidden (B, L, D), zero at padding; logits (P, V), or (B, L, V) without `at`
+            embeds: (B, L, D) bfloat16; mask: (B, L) bool; at: (B, L) bool or None, as in `LanguageModel.forward`;
+                numbers, depth: of `wanted_layers`
+            returns: logits (P, V), or (B, L, V) without `at`; hidden (B, L, D) and the wanted layers, zero at padding
         """
-        places = self._places(mask, past)
+        places, weights = self._places(mask, past), self._weights
         step = mask.shape[1] == 1 and len(places.rows) == len(mask)
         states = embeds[:, 0] if step else embeds[mask]  # (T, D)
-        for index, layer in enumerate(self._weights.layers):
-            states = self._apply(layer, states, past.layer(index), places, past.length, mask)
-        states, _ = self._weights.normalise(states, self._weights.norm)
-        output = self._weights.output
-        if step:
-            return states[:, None], output(states[:, None] if at is None else states[at[:, 0]])
-        hidden = embeds.new_zeros(embeds.shape)
-        hidden[mask] = states
-        return hidden, output(hidden if at is None else hidden[at])
+        wanted: dict[int, Tensor] = {0: states} if 0 in numbers else {}
+        for number, layer in enumerate(weights.layers[:depth], start=1):
+            states = self._apply(layer, states, past.layer(number - 1), places, past.length, mask)
+            if number in numbers:
+                wanted[number] = states
+        if depth == len(weights.layers):
+            states, _ = weights.normalise(states, weights.norm)
+        wanted[depth] = states
+        padded = {number: _padded(held, mask, step=step) for number, held in wanted.items()}
+        hidden = padded[depth]
+        logits = weights.output(hidden if at is None else hidden[at])
+        return logits, hidden, tuple(padded[number] for number in numbers)
 
     def _places(self, mask: Tensor, past: Past) -> _Places:
         rows, columns = mask.nonzero(as_tuple=True)  # (T,), (T,)
@@ -114,3 +121,12 @@ class PackedLlama:
         normed, _ = weights.normalise(states, layer.mlp_norm)
         gate, up = layer.gate_up(normed).chunk(2, dim=-1)
         return states + layer.down(F.silu(gate).mul_(up))
+
+
+def _padded(states: Tensor, mask: Tensor, *, step: bool) -> Tensor:
+    """(T, D) to (B, L, D), zero at padding; `step`: T is B."""
+    if step:
+        return states[:, None]
+    full = states.new_zeros(*mask.shape, states.shape[-1])
+    full[mask] = states
+    return full

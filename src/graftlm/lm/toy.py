@@ -163,7 +163,7 @@ class ToyLM(LanguageModel):
         self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None, layers: Sequence[int] = ()
     ) -> LMOutput:
         """One pass; see `LanguageModel.forward`."""
-        wanted_layers(layers, len(self.layers))
+        numbers, depth = wanted_layers(layers, len(self.layers), at)
         past = cache.length if cache is not None else 0
         check_inputs(self, inputs, past=past, has_blocks=bool(self._blocks))
         dtype, length = self.tokens.weight.dtype, inputs.embeds.shape[1]
@@ -189,9 +189,10 @@ class ToyLM(LanguageModel):
                 value = torch.cat([prefix.values[index].to(dtype), value], dim=2)
             hidden = layer.finish(hidden, query, key, value, usable)
             states.append(hidden)
-        states[-1] = hidden = self.norm(hidden)
+        states[-1] = self.norm(hidden)
+        hidden = states[depth]
         logits = self.unembed(hidden if at is None else hidden[at])
-        return LMOutput(logits, hidden, cache, tuple(states[layer] for layer in layers))
+        return LMOutput(logits, hidden, cache, tuple(states[number] for number in numbers))
 
     def new_cache(self, rows: int, length: int) -> ToyCache:
         """An empty cache for `rows` rows of at most `length` positions."""

@@ -26,17 +26,18 @@ class QueryHead(nn.Module):
         self.weigh = nn.Linear(wide, 1, bias=False) if word_sources else nn.Identity()
         self.project_words = nn.Linear(wide, out_dim, bias=False) if word_sources else nn.Identity()
 
-    def forward(self, states: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """(N, S, in_dim), (N, W, word_sources, in_dim) and (N, W) bool to (N, out_dim)."""
+    def forward(self, states: Tensor, words: Tensor, owners: Tensor) -> Tensor:
+        """States (N, S, in_dim), all rows' words (W, word_sources, in_dim) and the row of each (W,) to (N, out_dim)."""
         dtype = self.project.weight.dtype
         states = states.to(dtype)
         if not self.reads_words:
             linear: Tensor = self.project(states.flatten(1))
             return linear
-        states, words = _normalise(states), _normalise(words.to(dtype)).flatten(2)  # (N, W, word_sources * in_dim)
+        states, words = _normalise(states), _normalise(words.to(dtype)).flatten(1)  # (W, word_sources * in_dim)
+        own_words = owners == torch.arange(len(states), device=owners.device)[:, None]  # (N, W)
         # A row without words has equal weights on nothing.
-        weights = self.weigh(words)[..., 0].masked_fill(~mask, -1e9).softmax(dim=-1) * mask  # (N, W)
-        average = (weights[:, None] @ words)[:, 0]  # (N, word_sources * in_dim)
+        weights = self.weigh(words)[:, 0].masked_fill(~own_words, -1e9).softmax(dim=-1) * own_words  # (N, W)
+        average = weights @ words  # (N, word_sources * in_dim)
         own: Tensor = self.project(self.dropout(states.flatten(1)))
         added: Tensor = self.project_words(self.dropout(average))
         return own + added
@@ -73,7 +74,10 @@ class PictureHead(nn.Module):
         return projected
 
     def _bend(self, states: Tensor) -> Tensor:
-        return F.gelu(self.reduce(self.dropout(_normalise(states))))
+        """All positions of a picture lose the same channels: what is dropped at one is not to be read at another."""
+        normal = _normalise(states)
+        kept = self.dropout(torch.ones_like(normal[:, :1] if normal.dim() == 3 else normal))
+        return F.gelu(self.reduce(normal * kept if self.training else normal))
 
 
 def _normalise(states: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,11 @@ class Responder(Protocol):
 
     def respond(self, sentences: Sequence[Sentence], decoding: Decoding) -> list[Sentence]:
         """One answer per sentence; what follows the first target of a sentence is ignored."""
+
+
+def answers_with_pictures(responder: object) -> bool:
+    """Whether its `respond` takes a gallery to answer from."""
+    return "gallery" in inspect.signature(getattr(responder, "respond", len)).parameters
 
 
 @runtime_checkable

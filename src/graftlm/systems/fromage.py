@@ -11,7 +11,8 @@ Differences from the paper:
   processes the gradient is that of one; in ``compat``, no_eos, repeated_photos and local_gradient undo it. So does
   free_norm with [RET]'s norm. Released code: bos_label (BOS after the picture is predicted), second_bos (in each of two
   joined captions), bos_each_text (in every text of a prompt), halved (weight of the contrastive losses).
-- ``mapper: grid`` and ``prefix``, ``head_hidden``, ``word_layers``, ``ret_tokens``, ``caption_fraction`` are ours.
+- Ours: ``mapper: grid`` and ``prefix``, ``dropout``, ``head_hidden``, ``word_layers``, ``ret_tokens`` and
+  ``caption_fraction``.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ class FROMAGeConfig(SystemConfig):
     mapper: Literal["linear", "grid", "prefix"] = Field("linear", description="§3.1; grid, and prefix of it, are ours")
     num_tokens: int = Field(1, ge=1, le=197, description="k visual tokens (§3.1: 1); of a grid 1 + cells per edge²")
     rank: int = Field(256, ge=1, description="bottleneck of the grid and prefix mappers")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of grid and prefix mappers and of the heads, fraction")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of heads that read words or the grid; half of it in mappers")
     shared_dim: int = Field(256, ge=1, description="q, width of the retrieval space (§3.1: 256)")
     text_layers: tuple[int, ...] = Field((-1,), min_length=1, description="hidden layers of [RET] that are read")
     word_layers: tuple[int, ...] = Field((), description="hidden layers of the query's own words; none: [RET] alone")
     ret_tokens: int = Field(1, ge=1, le=16, description="retrieval tokens; the first is written, the others follow it")
     head_hidden: int = Field(0, ge=0, description="hidden layer of the picture head, which then reads the grid too")
     concat_probability: float = Field(0.5, ge=0, le=1, description="of joining captions in pairs (§3.2)")
-    caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch whose words are scored")
+    caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch that is captioned")
     compat: tuple[Compat, ...] = Field((), description="differences of the released code, by name")
 
 
@@ -80,8 +81,9 @@ class FROMAGe(System):
         self.connector = connector
         self.shared_dim = width = config.shared_dim
         sources, words = config.ret_tokens * len(config.text_layers), len(config.word_layers)
-        self.text_head = QueryHead(parts.lm.dim, width, sources=sources, word_sources=words, dropout=config.dropout)
-        self.image_head = PictureHead(parts.encoder("image").dim, width, config.head_hidden, config.dropout)
+        drop = config.dropout
+        self.text_head = QueryHead(parts.lm.dim, width, sources=sources, word_sources=words, dropout=drop)
+        self.image_head = PictureHead(parts.encoder("image").dim, width, config.head_hidden, drop)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(0.07)))
         self.lm.tokens.requires_grad_(True)
 
@@ -95,7 +97,7 @@ class FROMAGe(System):
             connector = Linear(dim, lm.dim, config.num_tokens)
         else:
             width = lm.dim if config.mapper == "grid" else lm.prefix_geometry.token_dim
-            connector = GridMap.of_tokens(dim, width, config.num_tokens, rank=config.rank, dropout=config.dropout)
+            connector = GridMap.of_tokens(dim, width, config.num_tokens, rank=config.rank, dropout=config.dropout / 2)
         if config.mapper == "prefix" and config.concat_probability:
             raise ConfigError("system.concat_probability: a prefix has no order of pictures; set it to 0")
         return cls(config, Parts(lm, parts.encoders), connector)
@@ -138,7 +140,9 @@ class FROMAGe(System):
         if not pairs:
             return dict.fromkeys(("text", "text_to_image", "image_to_text"), self.log_scale * 0.0)
         compat = self.config.compat
-        text, loss = self._queries([query for query, _ in pairs])
+        # The words of a query teach [RET] alone, and cost as much as a caption: fewer of them will do.
+        scored = self.config.caption_fraction**2 if self.training else 1.0
+        text, loss = self._queries([query for query, _ in pairs], scored)
         pictures = self._pictures([image for _, image in pairs])
         keys = content_keys([image for _, image in pairs]).to(text.device)
         if self.training:
@@ -148,13 +152,12 @@ class FROMAGe(System):
         forth, back = (forth / 2, back / 2) if "halved" in compat else (forth, back)
         return {"text": loss, "text_to_image": forth, "image_to_text": back}
 
-    def _queries(self, sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
-        """Unit vectors (B, q) of sentences that close with [RET], and the loss of their targets."""
+    def _queries(self, sentences: Sequence[Sentence], scored: float) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, q) of sentences that close with [RET], and the loss of the targets of a part of them."""
         batch, config = self.tokens(sentences), self.config
-        scored = config.caption_fraction if self.training else 1.0
         layers = Layers(config.text_layers, config.word_layers)
         found = read_closing(self.lm, batch, self._read(batch), config.ret_tokens, layers, scored=scored)
-        return F.normalize(self.text_head(found.states, found.words, found.mask), dim=-1), found.loss
+        return F.normalize(self.text_head(found.states, found.words, found.owners), dim=-1), found.loss
 
     def _pictures(self, images: Sequence[MediaPart]) -> Tensor:
         """Unit vectors (N, q) of pictures."""
@@ -174,7 +177,7 @@ class FROMAGe(System):
     def embed_queries(self, sentences: Sequence[Sentence]) -> Tensor:
         """Unit vectors of what is sought: (B, q) float32 on the CPU."""
         queries = [as_query(sentence) for sentence in sentences]
-        return embed_in_batches(queries, lambda q: self._queries(q)[0], self.shared_dim, lambda q: len(q.text()))
+        return embed_in_batches(queries, lambda q: self._queries(q, 0.0)[0], self.shared_dim, lambda q: len(q.text()))
 
     def retrieval_fingerprint(self) -> str:
         """Hex digest of the encoder and the image head."""

@@ -8,6 +8,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from graftlm.data.retrieval import query_of
 from graftlm.data.sample import Sample
 from graftlm.data.sentence import Sentence
 from graftlm.errors import DataError
@@ -24,7 +25,6 @@ from graftlm.evaluate.retrieval import (
     first,
     intervals,
     picture_of,
-    query,
     summary,
 )
 from graftlm.evaluate.task import Options, Outcome, Progress, Row, Task
@@ -55,8 +55,8 @@ class Retrieval(Task):
         captions = [_captions(sample) for sample in samples]
         owners = np.repeat(np.arange(len(samples)), [len(texts) for texts in captions])
         own = np.arange(len(samples))
-        singles = [query([text]) for texts in captions for text in texts]
-        wholes = [query(texts) for texts in captions] if len(singles) > len(samples) else []
+        singles = [query_of([text]) for texts in captions for text in texts]
+        wholes = [query_of(texts) for texts in captions] if len(singles) > len(samples) else []
         moved = counter(progress, len(media) + len(singles) + len(wholes))
         pictures = embed_pictures(retriever, media, moved)
         texts = self._embed(retriever, singles, moved)
