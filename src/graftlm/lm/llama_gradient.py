@@ -21,7 +21,7 @@ from graftlm.lm.base import LMInputs
 from graftlm.lm.checks import position_ids
 from graftlm.lm.frozen_llama import FrozenLayer, FrozenLlama
 
-_KEPT = 10
+_KEPT = 9
 """Tensors kept per layer."""
 
 
@@ -220,9 +220,8 @@ def _layer(
     normed, middle_scale = weights.normalise(middle, layer.mlp_norm)
     both = layer.gate_up(normed)  # (T, 2I)
     gate, up = both.chunk(2, dim=-1)
-    opened = F.silu(gate)
-    after = layer.down(opened * up).add_(middle)
-    return after, [states, scale, query, key, value, shares, middle, middle_scale, both, opened]
+    after = layer.down(F.silu(gate).mul_(up)).add_(middle)
+    return after, [states, scale, query, key, value, shares, middle, middle_scale, both]
 
 
 def _attended(
@@ -255,8 +254,8 @@ def _layer_gradient(
 
     Returns the gradients of all keys and values, (B, G, S, d) each; `stops`: nothing else is wanted.
     """
-    states, scale, query, key, value, shares, middle, middle_scale, both, opened = held
-    _add_mlp_gradient(layer, stream, middle, middle_scale, both, opened)
+    states, scale, query, key, value, shares, middle, middle_scale, both = held
+    _add_mlp_gradient(layer, stream, middle, middle_scale, both)
     grads = places.spread_zero(layer.out.gradient(stream.to(states.dtype)))  # (B, L, H * d)
     grads = _grouped(grads, weights.groups).transpose(1, 2).reshape(query.shape)
     value_grads = torch.bmm(shares.to(value.dtype).mT, grads)  # (B * G, S, d)
@@ -291,14 +290,12 @@ def _mixed_gradient(weights: FrozenLlama, places: _Places, query: Tensor, key: T
     return mixed.flatten(1)
 
 
-def _add_mlp_gradient(
-    layer: FrozenLayer, stream: Tensor, middle: Tensor, scale: Tensor, both: Tensor, opened: Tensor
-) -> None:
+def _add_mlp_gradient(layer: FrozenLayer, stream: Tensor, middle: Tensor, scale: Tensor, both: Tensor) -> None:
     grads = layer.down.gradient(stream.to(middle.dtype))  # (T, I)
     gate, up = both.chunk(2, dim=-1)
     result = torch.empty_like(both)
     gate_grads, up_grads = result.chunk(2, dim=-1)
-    torch.mul(grads, opened, out=up_grads)
+    torch.mul(grads, F.silu(gate), out=up_grads)
     torch.ops.aten.silu_backward.grad_input(grads.mul_(up), gate, grad_input=gate_grads)
     _add_norm_gradient(stream, layer.gate_up.gradient(result), middle, scale, layer.mlp_norm)
 
