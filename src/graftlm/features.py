@@ -102,6 +102,11 @@ class CachedEncoder(Encoder):
         self._weights_version = self._count_changes()
         self._warned = False
 
+    @property
+    def frame_positions(self) -> int:
+        """As the encoder's own."""
+        return self.encoder.frame_positions
+
     def preprocess(self, media: Sequence[Part]) -> Tensor:
         """As the encoder's own."""
         return self.encoder.preprocess(media)

@@ -19,7 +19,7 @@ from PIL import UnidentifiedImageError
 from PIL.Image import DecompressionBombError, DecompressionBombWarning, Transpose
 from torch import Tensor
 
-from graftlm.data.sentence import Media, MediaPart, State, Text
+from graftlm.data.sentence import Media, MediaPart, State, Text, Video
 from graftlm.errors import BadSampleError
 
 if TYPE_CHECKING:
@@ -81,18 +81,23 @@ def content_hash(item: Media | MediaPart | Text) -> str:
     """SHA-256 (hex) of what a media item holds; a file and its bytes have the same hash, whatever their names.
 
     A file is read again only when its size or modification time has changed. Pillow pictures are known by mode,
-    size and pixels; state vectors by their values; texts by their words; a folder by its files in name order.
+    size and pixels; state vectors by their values; texts by their words; a folder by its files in name order. A
+    film has another hash than a picture of the same file, of which only the first frame counts.
     Raises: BadSampleError when a file is missing or cannot be read.
     """
     if isinstance(item, State):
         return hashlib.sha256(b"state\0" + np.asarray(item.values, dtype="<f8").tobytes()).hexdigest()
     if isinstance(item, Text):
         return hashlib.sha256(b"text\0" + item.content.encode()).hexdigest()
+    if isinstance(item, Video):
+        return hashlib.sha256(f"film\0{content_hash(item.source)}".encode()).hexdigest()
     source: Any = getattr(item, "source", item)
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     if isinstance(source, str | Path):
         return _hash_path(os.fspath(source))
+    if isinstance(source, np.ndarray) and source.ndim == 4:
+        return hashlib.sha256(f"{source.dtype}{source.shape}\0".encode() + source.tobytes()).hexdigest()
     return _hash_picture(_picture_of(source, ""))
 
 

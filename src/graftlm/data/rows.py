@@ -17,12 +17,14 @@ from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 
 from graftlm.data.ledger import Ledger
 from graftlm.data.sample import Sample
-from graftlm.data.sentence import Image, Media, Part, Sentence, Text
+from graftlm.data.sentence import Image, Media, Part, Sentence, Text, Video
 from graftlm.errors import BadSampleError
 
 _REMOTE = re.compile(r"[a-z0-9+]+://", re.IGNORECASE)
 _BEFORE_PUNCTUATION = re.compile(r"\s+([.,;:!?%)\]]|n't\b|'(?:s|re|ve|ll|d|m)\b)")
 _AFTER_BRACKET = re.compile(r"([(\[])\s+")
+_NUMBERS = re.compile(r"(\d+)")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
 R = TypeVar("R")
 
 
@@ -60,12 +62,13 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class PhotoRow:
-    """One photo with its captions, which may be none."""
+    """One photo, or a film where `kind` says so, with its captions, which may be none."""
 
     key: str
     image: Media | Stored
     captions: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    kind: type[Image] | type[Video] = Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class CaptionStyle:
 
     def sample(self, row: PhotoRow, index: int) -> Sample:
         """Sample `index` of the row: photo, prompt, caption as target (no target where there is no caption)."""
-        parts: list[Part] = [Image(media(row.image))]
+        parts: list[Part] = [row.kind(media(row.image))]
         if self.prompt:
             parts.append(Text(self.prompt))
         if row.captions:
@@ -134,10 +137,12 @@ class MediaFolder:
 
     Args:
         roots: the folders to look in, the likeliest first
+        kind: what an error calls what is looked for
     """
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], kind: str = "picture") -> None:
         self.roots = roots
+        self.kind = kind
         self._listings: dict[str, frozenset[str]] = {}
 
     def find(self, name: str) -> str:
@@ -145,12 +150,12 @@ class MediaFolder:
         if _REMOTE.match(name):
             raise BadSampleError("remote-file", f"expected a local file, found the address {name}; download it first")
         for root in self.roots:
-            path = os.path.join(root, name)
+            path = os.path.join(root, name.rstrip("/"))
             folder, base = os.path.split(path)
             if base in self._listing(folder):
                 return path
         places = ", ".join(str(root) for root in self.roots[:3])
-        raise BadSampleError("missing-file", f"expected the picture {name}, found no such file in {places}")
+        raise BadSampleError("missing-file", f"expected the {self.kind} {name}, found no such file in {places}")
 
     def _listing(self, folder: str) -> frozenset[str]:
         if folder not in self._listings:
@@ -246,3 +251,21 @@ def shown(value: Any) -> str:
     text = repr(value)
     kind = type(value).__name__
     return f"{kind} {text}" if len(text) <= 60 else f"{kind} {text[:57]}..."
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of their names, numbers by their value: 2.jpg before 10.jpg.
+
+    Raises: BadSampleError when there is none.
+    """
+    found = [
+        entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+    ]
+    if not found:
+        raise BadSampleError("empty-video", f"expected pictures as frames in the folder {folder}, found none")
+    return sorted(found, key=lambda entry: _in_order(entry.name))
+
+
+def _in_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    pieces = _NUMBERS.split(name)
+    return tuple((0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in pieces)

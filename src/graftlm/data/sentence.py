@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 Media: TypeAlias = "str | Path | bytes | PILImage | npt.NDArray[np.uint8]"
-"""A file path, the encoded bytes of a file, a decoded Pillow picture, or RGB pixels (H, W, 3) in [0, 255]."""
+"""A path, the encoded bytes of a file, a decoded Pillow picture, or RGB pixels in [0, 255].
+
+Shapes: pixels are (H, W, 3), those of a film (F, H, W, 3).
+"""
 
 _ROLES = ("system", "user", "assistant")
 

@@ -42,6 +42,16 @@ class Features:
         """The same features on another device; `dtype` changes the vectors, never the mask."""
         return Features(self.tokens.to(device, dtype), self.mask.to(device), self.pooled.to(device, dtype))
 
+    def by_frame(self, positions: int) -> tuple[Tensor, Tensor]:
+        """The vectors of films frame by frame: a frame takes `positions` of S, its encoder's `frame_positions`.
+
+        Shapes:
+            returns: (N, F, positions, Dv) and mask (N, F, positions); a shorter film's last frames are all False
+        """
+        missing = -self.tokens.shape[1] % positions
+        tokens = nn.functional.pad(self.tokens, (0, 0, 0, missing)).unflatten(1, (-1, positions))
+        return tokens, nn.functional.pad(self.mask, (0, missing)).unflatten(1, (-1, positions))
+
     @staticmethod
     def stack(items: Sequence[Features]) -> Features:
         """Joins features along N, padding S to the longest. Raises: ShapeError when widths differ."""
@@ -70,6 +80,11 @@ class Encoder(nn.Module, ABC):
     num_positions: int
     fingerprint: str
     modality: str = "image"
+
+    @property
+    def frame_positions(self) -> int:
+        """S of one frame of a film: what `Features.by_frame` needs. A picture is one frame."""
+        return self.num_positions
 
     @abstractmethod
     def preprocess(self, media: Sequence[Part]) -> Tensor:

@@ -25,7 +25,6 @@ from graftlm.data.rows import (
 from graftlm.data.stream import Shard
 from graftlm.errors import BadSampleError, DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_path", "img", "jpg", "png")
 TEXT_COLUMNS = ("captions", "caption", "text", "sentences", "txt")
 _ENDS_BYTES = 1 << 16

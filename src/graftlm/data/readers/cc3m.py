@@ -11,7 +11,7 @@ from pydantic import Field
 
 from graftlm.data.ledger import Ledger
 from graftlm.data.readers import base
-from graftlm.data.rows import PhotoRow, PhotoRows, Samples, captions_of, reporter
+from graftlm.data.rows import IMAGE_SUFFIXES, PhotoRow, PhotoRows, Samples, captions_of, reporter
 from graftlm.errors import BadSampleError
 
 
@@ -49,4 +49,4 @@ def read(spec: Spec, ledger: Ledger) -> Samples[PhotoRow]:
 def _has_two_columns(file: Path) -> bool:
     lines = [line for line in base.ends(file).splitlines()[:5] if line.strip()]
     pictures = [line.split("\t")[1].strip().lower() for line in lines if line.count("\t") == 1]
-    return any(picture.endswith(base.IMAGE_SUFFIXES) or "://" in picture for picture in pictures)
+    return any(picture.endswith(IMAGE_SUFFIXES) or "://" in picture for picture in pictures)

@@ -14,7 +14,7 @@ from typing import Any
 
 from graftlm.data.ledger import Ledger
 from graftlm.data.readers import base
-from graftlm.data.rows import MediaFolder, PhotoRow, PhotoRows, Samples
+from graftlm.data.rows import IMAGE_SUFFIXES, MediaFolder, PhotoRow, PhotoRows, Samples
 from graftlm.errors import BadSampleError, DataError
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
@@ -29,8 +29,8 @@ def claims(path: str) -> bool:
     """Whether there is metadata, or photos and no other data, or a photo."""
     place = Path(path)
     if place.is_file():
-        return place.name in _NAMES or place.suffix.lower() in base.IMAGE_SUFFIXES
-    has_photos = bool(base.files_in(place, base.IMAGE_SUFFIXES, ("",)))
+        return place.name in _NAMES or place.suffix.lower() in IMAGE_SUFFIXES
+    has_photos = bool(base.files_in(place, IMAGE_SUFFIXES, ("",)))
     return bool(_metadata(place)) or (has_photos and not base.files_in(place, _OTHER_DATA, ("",)))
 
 
@@ -82,7 +82,7 @@ def _photos_alone(spec: Spec, path: Path, ledger: Ledger) -> Samples[PhotoRow]:
     files = sorted(root.rglob("*")) if path.is_dir() else [path]
     rows = []
     for file in files:
-        if file.suffix.lower() in base.IMAGE_SUFFIXES and file.is_file():
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
             with ledger.row(file, None):
                 if file.stat().st_size == 0:
                     raise BadSampleError("unreadable-image", "expected a photo, found an empty file")

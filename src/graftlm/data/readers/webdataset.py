@@ -19,7 +19,7 @@ from pydantic import Field
 
 from graftlm.data.ledger import Ledger
 from graftlm.data.readers import base
-from graftlm.data.rows import CaptionStyle, PhotoRow, Samples, Slice, captions_of, reporter
+from graftlm.data.rows import IMAGE_SUFFIXES, CaptionStyle, PhotoRow, Samples, Slice, captions_of, reporter
 from graftlm.data.sample import Sample
 from graftlm.data.stream import Stream
 from graftlm.errors import BadSampleError, DataError
@@ -95,7 +95,7 @@ def members(tar: str, ledger: Ledger) -> list[Member]:
     size = Path(tar).stat().st_size if Path(tar).is_file() else 0
     last = ""
     for info in _headers(tar, size, ledger):
-        key, suffix = _split_name(info.name)
+        key, suffix = split_name(info.name)
         if not info.isfile() or not suffix or Path(key).name.startswith("."):
             continue
         if info.offset_data + info.size > size:
@@ -117,7 +117,7 @@ def photo(member: Member, style: CaptionStyle, place: tuple[Ledger, str, int]) -
     """A member as a row. Raises: BadSampleError when it cannot be used."""
     if member.is_repeated:
         raise BadSampleError("duplicate-id", f"expected each base name once in a tar, found {member.key} again")
-    image = next((part for suffix, part in member.files.items() if f".{suffix}" in base.IMAGE_SUFFIXES), None)
+    image = next((part for suffix, part in member.files.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
     if image is None:
         found = ", ".join(member.files)
         raise BadSampleError("missing-column", f"expected a picture named {member.key}, found only {found}")
@@ -142,7 +142,8 @@ def _headers(tar: str, size: int, ledger: Ledger) -> Iterator[tarfile.TarInfo]:
             ledger.add("truncated-archive", f"expected more members, found the end of the tar ({error})", file=tar)
 
 
-def _split_name(name: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
+    """A member's base name, with its folder, and its suffix in lower case: ("x/0001", "jpg")."""
     folder, slash, base_name = name.rpartition("/")
     stem, _, suffix = base_name.partition(".")
     return f"{folder}{slash}{stem}", suffix.lower()
@@ -172,13 +173,14 @@ def _json_of(member: Member) -> Mapping[str, Any]:
 def _tars(path: str) -> list[str]:
     if Path(path).exists():
         return [str(file) for file in base.files_in(Path(path), (".tar",), ("",))]
-    return sorted(tar for pattern in _expanded(path) for tar in glob.glob(pattern) if tar.endswith(".tar"))
+    return sorted(tar for pattern in expanded(path) for tar in glob.glob(pattern) if tar.endswith(".tar"))
 
 
-def _expanded(path: str) -> list[str]:
+def expanded(path: str) -> list[str]:
+    """A pattern with {000..063} as the patterns it stands for."""
     found = _BRACES.search(path)
     if found is None:
         return [path]
     low, high = found.groups()
     numbers = [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
-    return [name for number in numbers for name in _expanded(path[: found.start()] + number + path[found.end() :])]
+    return [name for number in numbers for name in expanded(path[: found.start()] + number + path[found.end() :])]
