@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from graftlm.cli.main import main
+from graftlm.data.related import read_related
 from tests.data.readers import files
 
 
@@ -37,6 +38,34 @@ def test_nothing_usable_is_exit_code_one(tmp_path: Path, capsys: pytest.CaptureF
     assert "no photo could be decoded" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path / "gone")]) == 1
     assert "check the path" in capsys.readouterr().err
+
+
+def test_albums_are_shown_by_what_the_reader_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, sheet = files.captioned(tmp_path), tmp_path / "sheet.png"
+    told = ["--reader", "albums", "--set", "photos=[2,2]", "--set", "of.tidy=true", "--sheet", str(sheet)]
+    assert main(["data", "check", str(folder), *told]) == 0
+    assert "photos per sample  2 to 2" in capsys.readouterr().out
+    assert sheet.is_file()
+    assert main(["data", "check", str(folder), "--reader", "albums", "--set", "photo=[2,2]"]) == 1
+    assert "did you mean 'photos'" in capsys.readouterr().err
+
+
+def test_related_photos_are_written_for_albums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = files.captioned(tmp_path), tmp_path / "related.jsonl"
+    (folder / "images" / "b.jpg").write_bytes((folder / "images" / "a.jpg").read_bytes())
+    arguments = [str(folder), "--encoder", "toy", "--count", "2", "-o", str(out), "--quiet", "--json"]
+    assert main(["data", "related", *arguments]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"file": str(out), "encoder": "toy", "photos": 4, "bad": 0, "neighbours": 2}
+    nearest = read_related(out).nearest
+    assert set(nearest) == {"a.jpg", "b.jpg", "c.jpg", "d.jpg"}
+    assert set(nearest["a.jpg"]) == {"c.jpg", "d.jpg"}  # never its copy
+    (folder / "images" / "d.jpg").write_bytes(b"no picture")
+    assert main(["data", "related", *arguments]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["bad"] == 1
+    assert "d.jpg" in told.err
+    assert set(read_related(out).nearest) == {"a.jpg", "b.jpg", "c.jpg"}
 
 
 def test_an_unknown_option_is_exit_code_two(tmp_path: Path) -> None:

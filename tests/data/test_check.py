@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from graftlm.data.check import check
+from graftlm.data.check import check, photos_of
+from graftlm.data.contact_sheet import Tile, _arranged
 from graftlm.data.ledger import Ledger
+from graftlm.data.readers import read_all
 from tests.data.readers import files
 from tests.pictures import picture
 
@@ -124,6 +126,73 @@ def test_a_stream_is_looked_over_as_well(tmp_path: Path) -> None:
     files.tar(tmp_path / "a.tar", {"1.jpg": files.jpeg(1), "1.txt": "one", "2.jpg": b"bad", "2.txt": "two"})
     report = check({"path": str(tmp_path), "stream": True, "reader": "webdataset"}, sheet=tmp_path / "sheet.png")
     assert (report.samples, report.photos, report.unreadable) == (2, 1, 1)
+
+
+def document_rows(folder: Path) -> Path:
+    """Two documents that share a photo; the second has a broken one."""
+    files.photos(folder / "images", ["a.jpg", "b.jpg", "c.jpg"])
+    (folder / "images" / "bad.jpg").write_bytes(b"no picture")
+    rows = [
+        {"id": "d1", "parts": ["head", {"image": "a.jpg"}, "one", {"image": "b.jpg"}, "two words"]},
+        {"id": "d2", "parts": [{"image": "b.jpg"}, "x", {"image": "c.jpg"}, "y", {"image": "bad.jpg"}, "z"]},
+    ]
+    return files.jsonl(folder / "documents.jsonl", rows)
+
+
+def test_every_photo_of_a_document_is_looked_at_once(tmp_path: Path) -> None:
+    ledger = Ledger()
+    report = check({"path": str(document_rows(tmp_path))}, sheet=tmp_path / "sheet.png", ledger=ledger)
+    assert (report.samples, report.photos, report.unreadable) == (2, 3, 1)
+    assert (report.per_sample.least, report.per_sample.greatest) == (2, 3)
+    assert (report.per_photo.least, report.per_photo.greatest) == (1, 2)
+    assert [(entry.reason, entry.row) for entry in ledger.entries] == [("unreadable-image", "d2[2]")]
+
+
+def test_a_document_is_shown_in_order_with_the_words_up_to_the_next_photo(tmp_path: Path) -> None:
+    first, second = read_all({"path": str(document_rows(tmp_path))})
+    assert [(Path(photo.name).name, photo.words) for photo in photos_of(first)] == [
+        ("a.jpg", ("", "head one")),
+        ("b.jpg", ("", "two words")),
+    ]
+    assert [photo.words[1] for photo in photos_of(second)] == ["x", "y", "z"]
+    shown: list[list[str]] = []
+
+    def draw(groups: Sequence[Sequence[Tile]], title: str, path: Path) -> Path:
+        shown.extend([tile.wanted for tile in group] for group in groups)
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graftlm.data.check.draw", draw)
+        check({"path": str(tmp_path / "documents.jsonl")}, sheet=tmp_path / "sheet.png")
+        assert shown == [["head one", "two words"], ["x", "y"]]  # what cannot be decoded is not shown
+        shown.clear()
+        check({"path": str(tmp_path / "documents.jsonl")}, pictures=3, sheet=tmp_path / "sheet.png")
+        assert len(shown) == 1  # a document is shown whole or not at all
+
+
+def test_films_are_looked_at_and_shown_by_their_frames(tmp_path: Path) -> None:
+    files.photos(tmp_path / "good", ["0.jpg", "1.jpg", "2.jpg"])
+    files.photos(tmp_path / "broken", ["0.jpg", "1.jpg"])
+    (tmp_path / "broken" / "1.jpg").write_bytes(b"no picture")
+    rows = [{"video": name, "caption": "a film"} for name in ("good", "broken")]
+    report = check({"path": str(files.jsonl(tmp_path / "films.jsonl", rows))}, sheet=tmp_path / "sheet.png")
+    assert (report.reader, report.photos, report.unreadable) == ("videos", 1, 1)
+    assert report.reasons == {"unreadable-frame": 1}
+    assert report.sheet is not None
+
+
+@pytest.mark.parametrize("sizes", [[1] * 5, [1] * 48, [4, 4, 4], [2, 3, 1, 3], [8, 8], [12, 1, 2], [3], [5, 5], [20]])
+def test_photos_of_a_sheet_never_share_a_place_and_those_of_a_document_stand_together(sizes: list[int]) -> None:
+    places, columns, rows = _arranged(sizes)
+    assert len(set(places)) == len(places) == sum(sizes)
+    assert all(column < columns <= 8 and row < rows for column, row in places)
+    assert {row for _, row in places} == set(range(rows))
+    first = 0
+    for size in sizes:
+        group = places[first : first + size]
+        assert group == [(group[0][0] + n, group[0][1]) for n in range(size)] or size > columns
+        assert group == sorted(group, key=lambda place: place[::-1])
+        first += size
 
 
 def test_nothing_usable_is_told(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Looks a data set over before it is trained on: counts, lengths, bad rows, equal photos, and a contact sheet."""
+"""Looks a data set over before it is trained on: counts, lengths, bad rows, equal photos, and a contact sheet.
+
+A sentence may show any number of pictures and films; a film counts as one photo and is shown by four of its frames.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from graftlm.data.contact_sheet import Tile, draw, thumbnail
+from graftlm.data.contact_sheet import Tile, draw, mosaic, thumbnail
 from graftlm.data.ledger import BadRow, Ledger
 from graftlm.data.media import content_hash, load_image
 from graftlm.data.readers import parse, read
 from graftlm.data.sample import Sample
-from graftlm.data.sentence import Image, Media, Text
+from graftlm.data.sentence import Image, Text, Video
+from graftlm.data.video import Sampling, load_frames
 from graftlm.errors import BadSampleError
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ _THREADS = 4
 _WAITING = 64
 _SHOWN_ERRORS = 10
 _SHOWN_DUPLICATES = 20
+_STILLS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class CheckReport:
         photos: different photos among them that can be decoded
         unreadable: different photos that cannot
         per_photo: sentences for each photo
+        per_sample: pictures in each sentence; more than one in documents
         words: of what is to be learnt
         splits: photos by split, where the rows name one
         equal: groups of photos with equal bytes, of which `duplicates` shows the first 20, each photo as "split/key"
@@ -79,6 +85,7 @@ class CheckReport:
     unreadable: int
     without_target: int
     per_photo: Spread
+    per_sample: Spread
     words: Spread
     splits: Mapping[str, int]
     equal: int
@@ -99,40 +106,87 @@ class CheckReport:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A picture or a film of a sample.
+
+    Attributes:
+        name: tells it apart from others: the path where there is one, else the label
+        label: what reports call it: the key that an album keeps of its photos, the key of a sample without the number
+            of its caption, or key and place in a document
+        words: the given and the wanted ones, from it to the next picture
+    """
+
+    name: str
+    label: str
+    part: Image | Video
+    words: tuple[str, str]
+
+
 @dataclass(slots=True)
 class _Tally:
-    """Counts while the samples go by; `tiles` is a heap of the photos drawn for the sheet."""
+    """Counts while the samples go by; `groups` is a heap of the samples drawn for the sheet."""
 
     samples: int = 0
     without_target: int = 0
     words: list[int] = field(default_factory=list)
+    per_sample: list[int] = field(default_factory=list)
     per_photo: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     hashes: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
-    tiles: list[tuple[float, str, Tile]] = field(default_factory=list)
+    groups: list[tuple[float, str, list[Tile]]] = field(default_factory=list)
 
-    def hear(self, sample: Sample) -> bool:
-        """Counts the words of a sample; tells whether its photo is a new one."""
+    def hear(self, sample: Sample, photos: list[Photo]) -> list[Photo]:
+        """Counts the words of a sample; returns those of its photos that are new."""
         self.samples += 1
         targets = [part.content for part in sample.sentence if isinstance(part, Text) and part.target]
         self.without_target += not any(part.target for part in sample.sentence)
         self.words += [len(words.split()) for words in targets]
-        name = photo_name(sample)
-        if name is None:
-            return False
-        self.per_photo[name] += 1
-        return self.per_photo[name] == 1
+        self.per_sample.append(len(photos))
+        new = [photo for photo in photos if photo.name not in self.per_photo]
+        self.per_photo.update(photo.name for photo in photos)
+        return list({photo.name: photo for photo in new}.values())
+
+    def draw(self, sample: Sample, most: int) -> bool:
+        """Whether a sample is among those to be shown, as far as one can tell by now."""
+        return most > 0 and (len(self.groups) < most or _draw_of(sample) > self.groups[0][0])
+
+    def show(self, sample: Sample, tiles: list[Tile], most: int) -> None:
+        """Keeps the tiles of a sample while it is among those to be shown."""
+        entry = (_draw_of(sample), sample.key, tiles)
+        if tiles and len(self.groups) < most:
+            heappush(self.groups, entry)
+        elif tiles and entry[0] > self.groups[0][0]:
+            heapreplace(self.groups, entry)
+
+    def sheet(self, most: int) -> list[list[Tile]]:
+        """The samples to show, in the order of their keys: as many as have `most` photos, or the first of them."""
+        shown: list[tuple[str, list[Tile]]] = []
+        for _, key, tiles in sorted(self.groups, key=lambda entry: entry[:2], reverse=True):
+            if shown and sum(len(group) for _, group in shown) + len(tiles) > most:
+                break
+            shown.append((key, tiles))
+        return [tiles for _, tiles in sorted(shown, key=lambda entry: entry[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One photo, decoded: its hash, or what is wrong; a small picture where it may go onto the sheet."""
+
+    photo: Photo
+    is_new: bool
+    hash: str = ""
+    small: PILImage | None = None
+    error: BadSampleError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One photo, decoded: its hash, or what is wrong; a small picture where it may go onto the sheet."""
+    """Photos of one sample: all of a sample that may go onto the sheet, of others those that are new."""
 
     sample: Sample
-    hash: str = ""
-    small: PILImage | None = None
-    error: BadSampleError | None = None
+    seen: list[_Seen]
 
 
 def check(
@@ -162,8 +216,10 @@ def check(
     total = len(dataset) if hasattr(dataset, "__len__") else None
     tally = _Tally()
     for look in _looks(iter(dataset), tally, pictures, total):
-        _note(look, tally, pictures, ledger, parsed.path)
-    tiles = [tile for _, _, tile in sorted(tally.tiles, key=lambda entry: entry[1])]
+        for seen in look.seen:
+            _note(look.sample, seen, tally, ledger, parsed.path)
+        tally.show(look.sample, [_tile(seen) for seen in look.seen if seen.small is not None], pictures)
+    groups_shown = tally.sheet(pictures)
     target = Path(sheet) if sheet is not None else Path(f"{Path(parsed.path).resolve().stem}_contact_sheet.png")
     photos = len(tally.per_photo) - len(tally.bad)
     title = f"{Path(parsed.path).name}: {photos:,} photos, {tally.samples:,} samples, {len(ledger.entries):,} bad rows"
@@ -178,6 +234,7 @@ def check(
         unreadable=len(tally.bad),
         without_target=tally.without_target,
         per_photo=Spread.of(list(tally.per_photo.values())),
+        per_sample=Spread.of(tally.per_sample),
         words=Spread.of(tally.words),
         splits=dict(tally.splits),
         equal=len(groups),
@@ -185,21 +242,29 @@ def check(
         leaks=sum(len({split for split, _ in group}) > 1 for group in groups),
         reasons=ledger.reasons,
         errors=ledger.entries[:_SHOWN_ERRORS],
-        sheet=str(draw(tiles, title, target)) if tiles else None,
+        sheet=str(draw(groups_shown, title, target)) if groups_shown else None,
         seconds=round(time.monotonic() - start, 1),
     )
 
 
-def photo_name(sample: Sample) -> str | None:
-    """What tells photos apart: the path where there is one, else the stem of the key; None without a photo."""
-    picture = _picture(sample)
-    if picture is None:
-        return None
-    return str(picture) if isinstance(picture, str | Path) else sample.stem
-
-
-def _picture(sample: Sample) -> Media | None:
-    return next((part.source for part in sample.sentence if isinstance(part, Image)), None)
+def photos_of(sample: Sample) -> list[Photo]:
+    """Pictures and films of a sample in order; words before the first one go with it."""
+    parts = [part for part in sample.sentence if not (isinstance(part, Image) and part.is_sought)]
+    places = [place for place, part in enumerate(parts) if isinstance(part, Image | Video)]
+    keys = sample.metadata.get("photos", ())
+    photos = []
+    for number, place in enumerate(places):
+        part = parts[place]
+        assert isinstance(part, Image | Video)
+        first = 0 if number == 0 else place
+        words = [one for one in parts[first : [*places, len(parts)][number + 1]] if isinstance(one, Text)]
+        given = "".join(one.content for one in words if not one.target)
+        wanted = " ".join(one.content.strip() for one in words if one.target)
+        own = sample.stem if len(places) == 1 else f"{sample.key}[{number}]"
+        label = str(keys[number]) if len(keys) == len(places) else own
+        name = str(part.source) if isinstance(part.source, str | Path) else label
+        photos.append(Photo(name, label, part, (given.strip(), wanted)))
+    return photos
 
 
 def _looks(samples: Iterator[Sample], tally: _Tally, pictures: int, total: int | None) -> Iterator[_Look]:
@@ -211,43 +276,47 @@ def _looks(samples: Iterator[Sample], tally: _Tally, pictures: int, total: int |
         bar = progress.add_task("checking samples", total=total)
         for sample in samples:
             progress.advance(bar)
-            if tally.hear(sample):
-                is_drawn = len(tally.tiles) < pictures or _draw_of(sample) > tally.tiles[0][0]
-                waiting.append(pool.submit(_look, sample, is_drawn and pictures > 0))
+            photos = photos_of(sample)
+            new = tally.hear(sample, photos)
+            is_drawn = tally.draw(sample, pictures) and (bool(new) or len(photos) > 1)
+            if new or is_drawn:
+                waiting.append(pool.submit(_look, sample, photos if is_drawn else new, new, is_drawn))
             if len(waiting) > _WAITING:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _look(sample: Sample, is_drawn: bool) -> _Look:
-    source = _picture(sample)
-    assert source is not None
+def _look(sample: Sample, photos: list[Photo], new: list[Photo], is_drawn: bool) -> _Look:
+    return _Look(sample, [_see(photo, photo in new, is_drawn) for photo in photos])
+
+
+def _see(photo: Photo, is_new: bool, is_drawn: bool) -> _Seen:
     try:
-        picture = load_image(source)
-        return _Look(sample, content_hash(source), thumbnail(picture) if is_drawn else None)
+        picture = load_image(photo.part.source) if isinstance(photo.part, Image) else _still(photo.part)
+        digest = content_hash(photo.part) if is_new else ""
+        return _Seen(photo, is_new, digest, thumbnail(picture) if is_drawn else None)
     except BadSampleError as error:
-        return _Look(sample, error=error)
+        return _Seen(photo, is_new, error=error)
 
 
-def _note(look: _Look, tally: _Tally, pictures: int, ledger: Ledger, path: str) -> None:
-    name = photo_name(look.sample)
-    split = look.sample.metadata.get("split")
+def _still(film: Video) -> PILImage:
+    """Four frames of a film on one picture, in reading order."""
+    return mosaic(load_frames(film.source, Sampling(_STILLS)))
+
+
+def _note(sample: Sample, seen: _Seen, tally: _Tally, ledger: Ledger, path: str) -> None:
+    """Writes a photo down when it is seen first."""
+    if not seen.is_new:
+        return
+    split = sample.metadata.get("split")
     split = split if isinstance(split, str) else ""
-    if look.error is not None or name is None:
-        tally.bad.add(str(name))
-        ledger.add(
-            look.error.reason if look.error else "missing-file", str(look.error), file=path, row=look.sample.stem
-        )
+    if seen.error is not None:
+        tally.bad.add(seen.photo.name)
+        ledger.add(seen.error.reason, str(seen.error), file=path, row=seen.photo.label)
         return
     tally.splits[split] += bool(split)
-    tally.hashes.setdefault(look.hash, []).append((split, look.sample.stem))
-    if look.small is not None:
-        entry = (_draw_of(look.sample), look.sample.key, _tile(look.sample, look.small))
-        if len(tally.tiles) < pictures:
-            heappush(tally.tiles, entry)
-        elif entry[0] > tally.tiles[0][0]:
-            heapreplace(tally.tiles, entry)
+    tally.hashes.setdefault(seen.hash, []).append((split, seen.photo.label))
 
 
 def _draw_of(sample: Sample) -> float:
@@ -255,8 +324,6 @@ def _draw_of(sample: Sample) -> float:
     return random.Random(sample.key).random()
 
 
-def _tile(sample: Sample, small: PILImage) -> Tile:
-    words = [part for part in sample.sentence if isinstance(part, Text)]
-    given = "".join(part.content for part in words if not part.target)
-    wanted = " ".join(part.content.strip() for part in words if part.target)
-    return Tile(small, given.strip(), wanted)
+def _tile(seen: _Seen) -> Tile:
+    assert seen.small is not None
+    return Tile(seen.small, *seen.photo.words)

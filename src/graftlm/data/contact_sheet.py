@@ -1,4 +1,7 @@
-"""Photos with their words below, many on one picture: the quickest way to see what a data set is."""
+"""Photos with their words below, many on one picture: the quickest way to see what a data set is.
+
+The photos of one document stand side by side in their order, with a line above them.
+"""
 
 from __future__ import annotations
 
@@ -39,19 +42,57 @@ def thumbnail(picture: PILImage) -> PILImage:
     return ImageOps.contain(picture, _PHOTO, Image.Resampling.LANCZOS)
 
 
-def draw(tiles: Sequence[Tile], title: str, path: Path) -> Path:
-    """Draws the sheet as a PNG and returns its path. Raises: DataError when it cannot be written."""
-    columns = min(_MAX_COLUMNS, max(1, ceil((len(tiles) * 4 / 3) ** 0.5)))
+def mosaic(frames: Sequence[PILImage]) -> PILImage:
+    """Frames of a film as one picture, two in a row; one alone as it is."""
+    columns = min(2, len(frames))
+    width, height = frames[0].size
+    together = Image.new("RGB", (columns * width, ceil(len(frames) / columns) * height), _FRAME)
+    for number, frame in enumerate(frames):
+        together.paste(frame.resize((width, height)), (number % columns * width, number // columns * height))
+    return together
+
+
+def draw(groups: Sequence[Sequence[Tile]], title: str, path: Path) -> Path:
+    """Draws the sheet as a PNG, a group for each sample, and returns its path.
+
+    Raises: DataError when it cannot be written.
+    """
+    places, columns, rows = _arranged([len(group) for group in groups])
     width, height = _PHOTO[0] + _GAP, _PHOTO[1] + _LINES * _LINE_HEIGHT + _GAP + 8
-    size = (2 * _MARGIN + columns * width - _GAP, _MARGIN + _HEADER + ceil(len(tiles) / columns) * height)
+    size = (2 * _MARGIN + columns * width - _GAP, _MARGIN + _HEADER + rows * height)
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((_MARGIN, _MARGIN - 4), _fitting(title, size[0] - 2 * _MARGIN), fill=_TITLE, font=_font(_TITLE_SIZE))
-    for number, tile in enumerate(tiles):
-        left = _MARGIN + number % columns * width
-        top = _MARGIN + _HEADER + number // columns * height
-        _place(sheet, pen, tile, left, top)
+    for (column, row), tile in zip(places, (tile for group in groups for tile in group), strict=True):
+        _place(sheet, pen, tile, _MARGIN + column * width, _MARGIN + _HEADER + row * height)
+    first = 0
+    for group in groups if any(len(group) > 1 for group in groups) else ():
+        for row in sorted({row for _, row in places[first : first + len(group)]}):
+            taken = [column for column, own in places[first : first + len(group)] if own == row]
+            top = _MARGIN + _HEADER + row * height - _GAP // 2
+            line = (_MARGIN + min(taken) * width, top, _MARGIN + (max(taken) + 1) * width - _GAP - 1, top)
+            pen.line(line, fill=_INK, width=2)
+        first += len(group)
     return _save(sheet, path)
+
+
+def _arranged(sizes: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
+    """Column and row of every photo of groups of these sizes, and how many columns and rows there are.
+
+    A group stays on one row where it fits; one of more than a row goes on below.
+    """
+    largest = min(_MAX_COLUMNS, max(sizes))
+    square = ceil((sum(sizes) * 4 / 3) ** 0.5)
+    columns = min(_MAX_COLUMNS // largest * largest, max(largest, square // largest * largest))
+    places: list[tuple[int, int]] = []
+    column, row = 0, 0
+    for size in sizes:
+        if column and (column + largest > columns or size > columns):
+            column, row = 0, row + 1
+        places += [((column + place) % columns, row + (column + place) // columns) for place in range(size)]
+        column, row = column + ceil(size / largest) * largest, row
+        row, column = row + column // columns, column % columns
+    return places, columns, row + bool(column)
 
 
 def _place(sheet: PILImage, pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:

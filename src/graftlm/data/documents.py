@@ -158,24 +158,30 @@ def _trimmed(chunk: Sequence[Item], limits: Limits) -> list[Item]:
     kept: dict[int, Item] = {place: chunk[place] for place in shown}
     texts = [(place, item) for place, item in enumerate(chunk) if isinstance(item, Text)]
     for place, item in sorted(texts, key=lambda entry: (entry[0] < first) is (limits.side == "before")):
-        content = _ending(item.content, room) if place < first else _beginning(item.content, room)
+        shorten = _ending if place < first else _beginning
+        content = shorten(item.content, room, limits.most_chars)
         room -= len(content)
         if content:
             kept[place] = replace(item, content=content)
     return [kept[place] for place in sorted(kept)]
 
 
-def _beginning(text: str, room: int) -> str:
-    """As many whole words from the start as there is room for; letters of the first where not even that one fits."""
+def _beginning(text: str, room: int, most: int) -> str:
+    """As many whole words from the start as there is room for; a word that is longer than `most` is taken apart."""
     if len(text) <= room:
         return text
-    at_border = text[: room + 1].rsplit(None, 1)
-    return (at_border[0] if len(at_border) > 1 else text[:room]).rstrip()
+    kept = text[:room]
+    if kept[-1:].isspace() or text[room].isspace():
+        return kept.rstrip()
+    words = kept.rsplit(None, 1)
+    if len(words) > 1:
+        return words[0]
+    return kept if len(text.split(None, 1)[0]) > most else ""
 
 
-def _ending(text: str, room: int) -> str:
+def _ending(text: str, room: int, most: int) -> str:
     """As many whole words from the end as there is room for."""
-    return _beginning(text[::-1], room)[::-1]
+    return _beginning(text[::-1], room, most)[::-1]
 
 
 def _size(items: Sequence[Item]) -> tuple[int, int]:

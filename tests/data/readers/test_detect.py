@@ -29,6 +29,10 @@ def test_every_format_is_recognised_by_its_files(tmp_path: Path) -> None:
     files.jsonl(tmp_path / "vqa" / "qa.jsonl", [{**photo, "question": "q", "answer": "a"}])
     files.jsonl(tmp_path / "chat" / "chat.jsonl", [{**photo, "conversations": []}])
     files.jsonl(tmp_path / "chat2" / "chat.jsonl", [{**photo, "messages": []}])
+    files.jsonl(tmp_path / "documents" / "d.jsonl", [{"parts": [photo, {"text": "x"}]}])
+    files.jsonl(tmp_path / "documents2" / "d.jsonl", [{"texts": ["x", None], "images": [None, "a.jpg"]}])
+    files.jsonl(tmp_path / "mmc4" / "docs_shard_0_v2.jsonl", [{"image_info": [], "text_list": ["x"]}])
+    files.jsonl(tmp_path / "videos" / "v.jsonl", [{"video": "a.mp4", "captions": ["x"]}])
     for folder in sorted(tmp_path.iterdir()):
         assert detect(str(folder)) == folder.name.rstrip("2")
 
