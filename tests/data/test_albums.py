@@ -21,12 +21,8 @@ from tests.data.readers import files
 
 def rows(count: int = 12, equal: tuple[int, ...] = ()) -> list[PhotoRow]:
     """Photos with two captions each; those in `equal` have the same bytes."""
-    return [
-        PhotoRow(
-            f"p{number}", b"same" if number in equal else f"photo {number}".encode(), (f"{number} x", f"{number} y")
-        )
-        for number in range(count)
-    ]
+    pictures = [b"same" if number in equal else f"photo {number}".encode() for number in range(count)]
+    return [PhotoRow(f"p{n}", picture, (f"{n} x", f"{n} y")) for n, picture in enumerate(pictures)]
 
 
 def albums(photos: list[PhotoRow], related: Any = (), **style: Any) -> Albums:
@@ -158,7 +154,7 @@ def test_the_reader_takes_neighbours_from_a_file(tmp_path: Path) -> None:
     write_related(Related(nearest), {}, tmp_path / "related.jsonl")
     spec |= {"related": str(tmp_path / "related.jsonl"), "related_fraction": 1.0, "photos": [2, 2]}
     assert all(nearest[shown(sample)[1]] == (shown(sample)[0],) for sample in read_all(spec))
-    write_related(Related({key: () for key in keys[:5]}), {}, tmp_path / "related.jsonl")
+    write_related(Related(dict.fromkeys(keys[:5], ())), {}, tmp_path / "related.jsonl")
     with pytest.raises(DataError, match=r"expected the photo 5.jpg, found 5 others"):
         read_all(spec)
 
@@ -178,8 +174,8 @@ def test_a_photo_that_cannot_be_read_any_more_is_left_to_those_who_decode_it(tmp
 
 
 def test_captioned_films_make_albums_too(tmp_path: Path) -> None:
-    for name in "ab":
-        files.photos(tmp_path / name, ["0.jpg"])
+    files.photos(tmp_path / "a", ["0.jpg"])
+    files.photos(tmp_path / "b", ["0.jpg", "1.jpg"])
     lines = [{"video": name, "caption": name} for name in "ab"]
     path = files.jsonl(tmp_path / "films.jsonl", lines)
     found = read_all({"reader": "albums", "path": str(path), "photos": [2, 2]})
@@ -188,10 +184,10 @@ def test_captioned_films_make_albums_too(tmp_path: Path) -> None:
 
 def test_what_cannot_make_albums_is_one_sentence(tmp_path: Path) -> None:
     spec = captioned(tmp_path)
-    with pytest.raises(ConfigError, match="'photos'.*the smaller one first"):
+    with pytest.raises(ConfigError, match=r"'photos'.*the smaller one first"):
         read_all({**spec, "photos": [3, 2]})
     with pytest.raises(ConfigError, match="unknown key 'tydi'; did you mean 'tidy'"):
         read_all({**spec, "of": {"tydi": True}})
     files.jsonl(tmp_path / "qa" / "qa.jsonl", [{"image": "../images/1.jpg", "question": "q", "answer": "a"}])
-    with pytest.raises(ConfigError, match="expected captioned photos by number.*reader 'vqa'"):
+    with pytest.raises(ConfigError, match=r"expected captioned photos by number.*reader 'vqa'"):
         read_all({"reader": "albums", "path": str(tmp_path / "qa")})

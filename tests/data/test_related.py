@@ -13,11 +13,11 @@ from graftlm.errors import DataError, ShapeError
 KEYS = ["a", "b", "c", "d", "e"]
 ANGLES = [0.0, 0.3, 0.5, 2.0, 0.0]
 VECTORS = np.array([[np.cos(angle), np.sin(angle)] for angle in ANGLES]) * np.array([[1.0], [7.0], [2.0], [3.0], [1.0]])
-CONTENTS = {key: f"{number:064x}" for key, number in zip(KEYS, [10 << 200, 11 << 200, 12 << 200, 13 << 200, 10 << 200], strict=True)}  # fmt: skip
+CONTENTS = {key: f"{number:02x}".ljust(64, "0") for key, number in zip(KEYS, [1, 2, 3, 4, 1], strict=True)}
 
 
 def test_the_nearest_come_first_whatever_the_length_of_their_vectors() -> None:
-    found = find_related(KEYS, [f"{number << 200:064x}" for number in range(1, 6)], VECTORS, 3)
+    found = find_related(KEYS, [f"{number:02x}".ljust(64, "0") for number in range(1, 6)], VECTORS, 3)
     assert found.nearest["b"] == ("c", "a", "e")
     assert found.nearest["d"] == ("c", "b", "a")
 
@@ -31,7 +31,7 @@ def test_neither_a_photo_nor_its_copy_is_its_own_neighbour() -> None:
 def test_every_block_of_rows_is_compared_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).normal(size=(23, 4))
     keys = [str(number) for number in range(23)]
-    contents = [f"{number << 200:064x}" for number in range(1, 24)]
+    contents = [f"{number:02x}".ljust(64, "0") for number in range(1, 24)]
     whole = find_related(keys, contents, vectors, 5)
     monkeypatch.setattr("graftlm.data.related._ROWS_AT_ONCE", 4)
     assert find_related(keys, contents, vectors, 5) == whole

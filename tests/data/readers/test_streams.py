@@ -122,7 +122,7 @@ def test_bad_rows_are_written_down_once_whatever_the_epochs(source: dict[str, An
 def test_limit_counts_rows_of_each_epoch(source: dict[str, Any]) -> None:
     samples = stream({**source, "limit": 3, "per": "media"})
     first = list(samples)
-    assert len(first) == 3
+    assert len({sample.stem for sample in first}) == 3
     assert names(list(samples)) == names(first)
 
 
