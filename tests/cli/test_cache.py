@@ -44,6 +44,21 @@ def test_a_bad_photo_is_named_and_the_rest_is_encoded(photos: Path, capsys: pyte
     assert run(capsys, "info")["caches"][0]["items"] == 3
 
 
+def test_films_are_encoded_by_their_frames_beside_the_photos(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [{"video": str(photos)}, {"text": "three frames"}, {"image": str(photos / "0.png")}, {"text": "one photo"}]
+    (tmp_path / "d.jsonl").write_text(json.dumps({"parts": parts}) + "\n")
+    arguments = ["cache", "build", str(tmp_path / "d.jsonl"), "--encoder", "toy", "--quiet", "--json"]
+    assert main(arguments) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["photos"], row["computed"]) for row in rows] == [(1, 1), (1, 1)]
+    assert sorted(cache["modality"] for cache in run(capsys, "info")["caches"]) == ["image", "video"]
+    assert main([*arguments, "--frames", "2"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["computed"] for row in rows] == [0, 1]  # other frames are other features
+
+
 def test_a_recipe_names_its_data_and_its_encoder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"image": f"{number}.png", "text": "blocks"} for number in (0, 1)]
     table = photos / "rows.jsonl"

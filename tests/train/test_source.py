@@ -11,8 +11,9 @@ from graftlm.config import Recipe
 from graftlm.data.ledger import Ledger
 from graftlm.data.sample import Sample
 from graftlm.data.scenes import Scenes
-from graftlm.data.sentence import Image, Sentence, Text
+from graftlm.data.sentence import Image, Sentence, Text, Video
 from graftlm.data.stream import Stream
+from graftlm.data.video import load_frames
 from graftlm.errors import CheckpointError, DataError, ShapeError
 from graftlm.systems.base import System
 from graftlm.train.setup import build_system, open_data
@@ -88,6 +89,15 @@ def test_a_blind_sentence_keeps_its_words_and_shows_black() -> None:
     assert dark.text() == SCENES[0].sentence.text()
     assert dark.media()[0].source.getextrema() == ((0, 0),) * 3  # type: ignore[union-attr]
     assert [part.target for part in dark] == [part.target for part in SCENES[0].sentence]
+
+
+def test_a_blind_film_is_one_black_frame() -> None:
+    film = Video("clip", role="user")
+    (dark,) = blind(Sentence((film,)))
+    assert isinstance(dark, Video)
+    assert dark.role == "user"
+    (frame,) = load_frames(dark.source)
+    assert frame.getextrema() == ((0, 0),) * 3
 
 
 def test_the_validation_loss_does_not_depend_on_the_batch_size(

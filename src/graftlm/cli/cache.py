@@ -29,24 +29,35 @@ def build(
     encoder: Annotated[str, typer.Option(help="Name, hub id or path; a recipe's own without it.")] = "",
     reader: Annotated[str, typer.Option(help="Format of the data set; guessed from the path without it.")] = "",
     split: Annotated[str | None, typer.Option(help="Only this split of the data set.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Of a film: how many frames are looked at.")] = 8,
+    rate_hz: Annotated[float | None, typer.Option(min=0, help="Of a film: so many frames a second at most.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No bar.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for photos, one for films.")] = False,
 ) -> None:
-    """Encode every photo once, so that training, evaluation and serving need not; go on where it was stopped."""
+    """Encode every photo or film once, so that training, evaluation and serving need not; go on where it stopped."""
     import json
 
     from graftlm.backbones import load_encoder
+    from graftlm.data.sentence import Video
+    from graftlm.encoders.video import FrameEncoder
     from graftlm.features import CachedEncoder
 
     name, specs = _specs(source, encoder, {"reader": reader, "split": split})
     media = [part for spec in specs for part in _media(source, spec)]
-    cached = CachedEncoder(load_encoder(name))
-    stats = cached.build(media, quiet=quiet)
-    for position, error in sorted(stats.bad.items()):
-        typer.echo(f"{position + 1}: {error}", err=True)
-    if as_json:
-        typer.echo(json.dumps({"encoder": name, "folder": str(cached.store.folder), **_row(stats)}))
-    if stats.bad:
+    films = [part for part in media if isinstance(part, Video)]
+    photos = [part for part in media if not isinstance(part, Video)]
+    found = load_encoder(name)
+    is_bad = False
+    for own, given in ((found, photos), (FrameEncoder(found, frames, rate_hz), films)):
+        if given or (own is found and not media):
+            cached = CachedEncoder(own)
+            stats = cached.build(given, quiet=quiet)
+            for position, error in sorted(stats.bad.items()):
+                typer.echo(f"{position + 1}: {error}", err=True)
+            if as_json:
+                typer.echo(json.dumps({"encoder": name, "folder": str(cached.store.folder), **_row(stats)}))
+            is_bad = is_bad or bool(stats.bad)
+    if is_bad:
         raise typer.Exit(1)
 
 

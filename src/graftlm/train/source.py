@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +14,7 @@ from graftlm.data.ledger import Ledger
 from graftlm.data.media import black_image
 from graftlm.data.sample import Sample
 from graftlm.data.sampler import BucketSampler, SamplerState
-from graftlm.data.sentence import Image, Part, Sentence
+from graftlm.data.sentence import Image, Part, Sentence, Video
 from graftlm.data.stream import Stream
 from graftlm.errors import CheckpointError, DataError, ShapeError
 from graftlm.systems.base import System
@@ -201,14 +201,14 @@ def with_targets(samples: Sequence[Sample], where: str) -> list[Sample]:
 
 
 def blind(sentence: Sentence) -> Sentence:
-    """The sentence with every picture black: what a model can do without seeing (Frozen §3.2, arXiv:2106.13884)."""
+    """The sentence with every picture and film black: what a model can do without seeing (Frozen §3.2, arXiv:2106.13884)."""
     return sentence.map(_black)
 
 
 def _black(part: Part) -> Part:
-    if not isinstance(part, Image) or part.is_sought:
+    if not isinstance(part, Image | Video) or (isinstance(part, Image) and part.is_sought):
         return part
-    return Image(_black_picture(), part.target, part.role)
+    return replace(part, source=_black_picture())
 
 
 @lru_cache(maxsize=1)

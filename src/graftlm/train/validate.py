@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graftlm.config import Recipe
 from graftlm.data.sample import Sample
-from graftlm.data.sentence import Image, Sentence
+from graftlm.data.sentence import Image, Sentence, Video
 from graftlm.errors import ConfigError, unknown
 from graftlm.lm.decode import Decoding
 from graftlm.systems.base import System
@@ -50,7 +50,7 @@ class Validation:
         cuts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         self._batches = [[chosen[index] for index in cut] for cut in cuts]
         self._targets = [sum(lengths[index].targets for index in cut) or len(cut) for cut in cuts]
-        self._sees_pictures = any(isinstance(part, Image) for sentence in chosen for part in sentence)
+        self._sees_pictures = any(isinstance(part, Image | Video) for sentence in chosen for part in sentence)
         self._shown = _one_per_medium(samples, table.num_samples)
 
     def losses(self, *, blind_too: bool) -> dict[str, float]:
