@@ -137,16 +137,18 @@ class _Tally:
     bad: set[str] = field(default_factory=set)
     groups: list[tuple[float, str, list[Tile]]] = field(default_factory=list)
 
-    def hear(self, sample: Sample, photos: list[Photo]) -> list[Photo]:
-        """Counts the words of a sample; returns those of its photos that are new."""
+    def hear(self, sample: Sample, photos: list[Photo]) -> list[bool]:
+        """Counts the words of a sample; tells which of its photos are new."""
         self.samples += 1
         targets = [part.content for part in sample.sentence if isinstance(part, Text) and part.target]
         self.without_target += not any(part.target for part in sample.sentence)
         self.words += [len(words.split()) for words in targets]
         self.per_sample.append(len(photos))
-        new = [photo for photo in photos if photo.name not in self.per_photo]
-        self.per_photo.update(photo.name for photo in photos)
-        return list({photo.name: photo for photo in new}.values())
+        new = []
+        for photo in photos:
+            self.per_photo[photo.name] += 1
+            new.append(self.per_photo[photo.name] == 1)
+        return new
 
     def draw(self, sample: Sample, most: int) -> bool:
         """Whether a sample is among those to be shown, as far as one can tell by now."""
@@ -278,17 +280,18 @@ def _looks(samples: Iterator[Sample], tally: _Tally, pictures: int, total: int |
             progress.advance(bar)
             photos = photos_of(sample)
             new = tally.hear(sample, photos)
-            is_drawn = tally.draw(sample, pictures) and (bool(new) or len(photos) > 1)
-            if new or is_drawn:
-                waiting.append(pool.submit(_look, sample, photos if is_drawn else new, new, is_drawn))
+            is_drawn = tally.draw(sample, pictures) and (any(new) or len(photos) > 1)
+            asked = [(photo, own) for photo, own in zip(photos, new, strict=True) if own or is_drawn]
+            if asked:
+                waiting.append(pool.submit(_look, sample, asked, is_drawn))
             if len(waiting) > _WAITING:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _look(sample: Sample, photos: list[Photo], new: list[Photo], is_drawn: bool) -> _Look:
-    return _Look(sample, [_see(photo, photo in new, is_drawn) for photo in photos])
+def _look(sample: Sample, photos: list[tuple[Photo, bool]], is_drawn: bool) -> _Look:
+    return _Look(sample, [_see(photo, is_new, is_drawn) for photo, is_new in photos])
 
 
 def _see(photo: Photo, is_new: bool, is_drawn: bool) -> _Seen:
