@@ -186,8 +186,8 @@ def test_what_cannot_make_albums_is_one_sentence(tmp_path: Path) -> None:
     spec = captioned(tmp_path)
     with pytest.raises(ConfigError, match=r"'photos'.*the smaller one first"):
         read_all({**spec, "photos": [3, 2]})
-    with pytest.raises(ConfigError, match="unknown key 'tydi'; did you mean 'tidy'"):
-        read_all({**spec, "of": {"tydi": True}})
+    with pytest.raises(ConfigError, match="unknown key 'tidyy'; did you mean 'tidy'"):
+        read_all({**spec, "of": {"tidyy": True}})
     files.jsonl(tmp_path / "qa" / "qa.jsonl", [{"image": "../images/1.jpg", "question": "q", "answer": "a"}])
     with pytest.raises(ConfigError, match=r"expected captioned photos by number.*reader 'vqa'"):
         read_all({"reader": "albums", "path": str(tmp_path / "qa")})

@@ -146,7 +146,8 @@ def _chunks(items: Sequence[Item], limits: Limits) -> Iterator[list[Item]]:
             chunks.append([])
         chunks[-1].append(item)
     if len(chunks) > 1 and not any(isinstance(item, Shown) for item in chunks[-1]):
-        chunks[-2] += chunks.pop()
+        tail = chunks.pop()
+        chunks[-1] += tail
     yield from (chunk for chunk in chunks if chunk)
 
 
