@@ -2,7 +2,8 @@
 
 RICES (Yang et al., arXiv:2109.05014; Flamingo, arXiv:2204.14198) chooses examples so. The vectors come from outside,
 since data know no encoder: `graft data related` computes and writes them. The file is JSONL: a line that says what it
-is, then a line for each photo with its key, its content hash and the keys of its neighbours, nearest first.
+is, then a line for each photo with its key, its content hash and the numbers of its neighbours among these lines (from
+0), nearest first.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ def find_related(
 def write_related(related: Related, contents: Mapping[str, str], path: Path) -> None:
     """Writes the file, whole or not at all. Raises: DataError when it cannot be written."""
     head = {"format": _FORMAT, "encoder": related.encoder, "photos": len(related.nearest)}
+    numbers = {key: number for number, key in enumerate(related.nearest)}
     rows = [
-        {"photo": key, "content": contents.get(key, ""), "related": list(others)}
+        {"photo": key, "content": contents.get(key, ""), "related": [numbers[other] for other in others]}
         for key, others in related.nearest.items()
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (head, *rows))
@@ -92,18 +94,22 @@ def read_related(path: str | Path) -> Related:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected neighbours of photos, found no such file ({error}); {_HINT}") from None
     head, *rows = [_parsed(line) for line in lines] or [{}]
-    nearest = {str(row.get("photo")): row.get("related") for row in rows}
-    whole = {key: tuple(map(str, others)) for key, others in nearest.items() if isinstance(others, list)}
-    if head.get("format") != _FORMAT or len(whole) != head.get("photos"):
-        found = f"{len(whole)} photos of {head.get('photos')}" if head.get("format") == _FORMAT else "something else"
+    good = [row for row in rows if isinstance(row.get("photo"), str) and _is_numbers(row.get("related"), len(rows))]
+    if head.get("format") != _FORMAT or len(good) != head.get("photos") or len(good) != len(rows):
+        found = f"{len(good)} photos of {head.get('photos')}" if head.get("format") == _FORMAT else "something else"
         raise DataError(f"{path}: expected a whole file of neighbours, found {found}; {_HINT}")
-    return Related(whole, str(head.get("encoder", "")))
+    nearest = {row["photo"]: tuple(rows[number]["photo"] for number in row["related"]) for row in rows}
+    return Related(nearest, str(head.get("encoder", "")))
 
 
 def _similarities(unit: Scores) -> Iterator[Scores]:
     """The row of cosines of each vector with all."""
     for start in range(0, len(unit), _ROWS_AT_ONCE):
         yield from unit[start : start + _ROWS_AT_ONCE] @ unit.T
+
+
+def _is_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and all(isinstance(number, int) and 0 <= number < count for number in value)
 
 
 def _parsed(line: str) -> dict[str, Any]:

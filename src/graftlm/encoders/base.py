@@ -48,9 +48,10 @@ class Features:
         Shapes:
             returns: (N, F, positions, Dv) and mask (N, F, positions); a shorter film's last frames are all False
         """
-        missing = -self.tokens.shape[1] % positions
-        tokens = nn.functional.pad(self.tokens, (0, 0, 0, missing)).unflatten(1, (-1, positions))
-        return tokens, nn.functional.pad(self.mask, (0, missing)).unflatten(1, (-1, positions))
+        items, length, width = self.tokens.shape
+        missing = -length % positions
+        tokens = nn.functional.pad(self.tokens, (0, 0, 0, missing)).reshape(items, -1, positions, width)
+        return tokens, nn.functional.pad(self.mask, (0, missing)).reshape(items, -1, positions)
 
     @staticmethod
     def stack(items: Sequence[Features]) -> Features:

@@ -201,7 +201,7 @@ def with_targets(samples: Sequence[Sample], where: str) -> list[Sample]:
 
 
 def blind(sentence: Sentence) -> Sentence:
-    """The sentence with every picture and film black: what a model can do without seeing (Frozen §3.2, arXiv:2106.13884)."""
+    """The sentence with all pictures and films black: what a model can do unseeing (Frozen §3.2, arXiv:2106.13884)."""
     return sentence.map(_black)
 
 

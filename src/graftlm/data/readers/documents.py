@@ -70,18 +70,18 @@ def read(spec: Spec, ledger: Ledger) -> Samples[DocumentRow]:
 def _row(record: Mapping[str, Any], folder: MediaFolder, spec: Spec, place: tuple[Ledger, Path, int]) -> DocumentRow:
     entries = _entries(record)
     items: list[Item] = []
-    errors: list[BadSampleError] = []
+    lost: list[BadSampleError] = []
     for number, entry in enumerate(entries):
         try:
             items.append(_item(entry, folder))
         except BadSampleError as error:
             if not _is_media(entry):
                 raise
-            errors.append(BadSampleError(error.reason, f"part {number}: {error}"))
+            lost.append(BadSampleError(error.reason, f"part {number}: {error}"))
     num_media = sum(isinstance(item, Shown) for item in items)
     has_own = any(item.target or item.role for item in items)
-    if errors and (has_own or num_media < spec.min_images):
-        raise errors[0]
+    if lost and (has_own or num_media < spec.min_images):
+        raise lost[0]
     if num_media < spec.min_images:
         message = f"expected at least {spec.min_images} pictures in the document, found {num_media}"
         raise BadSampleError("media-count", message)
@@ -90,8 +90,8 @@ def _row(record: Mapping[str, Any], folder: MediaFolder, spec: Spec, place: tupl
     metadata = base.extras(record, (*_COLUMNS, *_LISTS))
     make = whole_row if has_own else document_row
     row = make(key, items if has_own else joined(items, spec.between), limits, metadata)
-    for error in errors:
-        reporter(*place)(error)
+    for one in lost:
+        reporter(*place)(one)
     return row
 
 
