@@ -42,6 +42,14 @@ def test_flickr8k_holds_one_pair_of_equal_photos(shared_data: Path) -> None:
     assert equal == ["2851198725_37b6027625", "3050606344_af711c726c"]
 
 
+def test_flickr8k_makes_a_document_for_each_caption(shared_data: Path) -> None:
+    found = read_all({"path": str(shared_data / "flickr8k"), "reader": "albums", "split": "train", "photos": [4, 4]})
+    assert len(found) == 30_000
+    for sample in found[:100]:
+        assert len({content_hash(part) for part in sample.sentence.media()}) == 4
+        assert [part.target for part in sample.sentence] == [False, True] * 4
+
+
 def test_visual7w_choices_no_longer_begin_with_the_answer(shared_data: Path) -> None:
     samples = read_all({"path": str(shared_data / "visual7w"), "split": "val"})
     places = Counter(sample.metadata["answer_index"] for sample in samples)
