@@ -151,10 +151,10 @@ def test_the_reader_takes_neighbours_from_a_file(tmp_path: Path) -> None:
     spec = captioned(tmp_path)
     keys = [f"{number}.jpg" for number in range(6)]
     nearest = {key: (keys[(place + 1) % 6],) for place, key in enumerate(keys)}
-    write_related(Related(nearest), {}, tmp_path / "related.jsonl")
+    write_related(Related(nearest), tmp_path / "related.jsonl")
     spec |= {"related": str(tmp_path / "related.jsonl"), "related_fraction": 1.0, "photos": [2, 2]}
     assert all(nearest[shown(sample)[1]] == (shown(sample)[0],) for sample in read_all(spec))
-    write_related(Related(dict.fromkeys(keys[:5], ())), {}, tmp_path / "related.jsonl")
+    write_related(Related(dict.fromkeys(keys[:5], ())), tmp_path / "related.jsonl")
     with pytest.raises(DataError, match=r"expected the photo 5.jpg, found 5 others"):
         read_all(spec)
 

@@ -47,7 +47,7 @@ def test_counts_that_differ_are_refused() -> None:
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     found = find_related(KEYS, list(CONTENTS.values()), VECTORS, 2, encoder="toy")
-    write_related(found, CONTENTS, tmp_path / "deep" / "related.jsonl")
+    write_related(found, tmp_path / "deep" / "related.jsonl")
     assert read_related(tmp_path / "deep" / "related.jsonl") == found
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["related.jsonl"]
 
@@ -66,7 +66,7 @@ def test_a_file_that_is_none_or_cut_off_is_refused(tmp_path: Path, content: str 
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(DataError, match="graft data related"):
         read_related(path)
-    write_related(Related({"a": ("a",), "b": ("a",)}), {}, path)
+    write_related(Related({"a": ("a",), "b": ("a",)}), path)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     with pytest.raises(DataError, match="found 1 photos of 2"):
         read_related(path)

@@ -79,10 +79,10 @@ def related(
     keys = [key for place, key in enumerate(photos) if place not in stats.bad]
     for place, error in sorted(stats.bad.items()):
         typer.echo(f"{place + 1}: {error}", err=True)
-    contents = {key: content_hash(photos[key]) for key in keys}
+    contents = [content_hash(photos[key]) for key in keys]
     vectors = cached.pool([photos[key] for key in keys]).float().numpy()
-    found = find_related(keys, list(contents.values()), vectors, count, encoder=encoder)
-    write_related(found, contents, output)
+    found = find_related(keys, contents, vectors, count, encoder=encoder)
+    write_related(found, output)
     told = {"file": str(output), "encoder": encoder, "photos": len(keys), "bad": len(stats.bad), "neighbours": count}
     print(json.dumps(told) if as_json else f"{output}: {count} neighbours of each of {len(keys):,} photos")
     if stats.bad:

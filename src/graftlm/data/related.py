@@ -2,8 +2,7 @@
 
 RICES (Yang et al., arXiv:2109.05014; Flamingo, arXiv:2204.14198) chooses examples so. The vectors come from outside,
 since data know no encoder: `graft data related` computes and writes them. The file is JSONL: a line that says what it
-is, then a line for each photo with its key, its content hash and the numbers of its neighbours among these lines (from
-0), nearest first.
+is, then a line for each photo with its key and the numbers of its neighbours among these lines (from 0), nearest first.
 """
 
 from __future__ import annotations
@@ -69,14 +68,11 @@ def find_related(
     return Related(nearest, encoder)
 
 
-def write_related(related: Related, contents: Mapping[str, str], path: Path) -> None:
+def write_related(related: Related, path: Path) -> None:
     """Writes the file, whole or not at all. Raises: DataError when it cannot be written."""
     head = {"format": _FORMAT, "encoder": related.encoder, "photos": len(related.nearest)}
     numbers = {key: number for number, key in enumerate(related.nearest)}
-    rows = [
-        {"photo": key, "content": contents.get(key, ""), "related": [numbers[other] for other in others]}
-        for key, others in related.nearest.items()
-    ]
+    rows = [{"photo": key, "related": [numbers[other] for other in others]} for key, others in related.nearest.items()]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (head, *rows))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
