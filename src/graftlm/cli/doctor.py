@@ -10,6 +10,8 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "gradio"),
     "index": ("faiss",),
     "audio": ("soundfile",),
+    "video": ("av",),
+    "documents": ("scipy",),
     "quant": ("bitsandbytes", "torchao"),
     "eval": ("pycocoevalcap",),
     "scale": ("peft",),
