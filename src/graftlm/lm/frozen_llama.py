@@ -2,7 +2,7 @@
 
 The module tree stays as it is and keeps its bytes. Maps of one input are joined, and in bfloat16 they are stored in the
 kernel's own order, which a plain matrix has to be brought into at every call; the transposed maps, which gradients
-take, are stored when the first gradient is asked for. Pages of the plain weights that merely mirror a file are given
+take, are stored before the first batch that wants one. Pages of the plain weights that merely mirror a file are given
 back to the system, so that what lies in memory is one copy for decoding and two for training.
 """
 
@@ -43,21 +43,29 @@ class FrozenMap:
         if not self._packs:
             outputs = [F.linear(states, part.weight, part.bias) for part in self._parts]
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        if self._packed is None:
-            self._packed = self._reordered([part.weight.detach() for part in self._parts], dim=0)
-        return _product(states, self._packed, self._bias)
+        return _product(states, self.packed(), self._bias)
 
     def gradient(self, grads: Tensor) -> Tensor:
         """Gradient of the input (T, in), given that of the output (T, out)."""
         if self._packs:
-            if self._transposed is None:
-                self._transposed = self._reordered([part.weight.detach().T for part in self._parts], dim=1)
-            return _product(grads, self._transposed, None)
+            return _product(grads, self.transposed(), None)
         pieces = torch.split(grads, [part.out_features for part in self._parts], dim=1)
         result: Tensor = pieces[0] @ self._parts[0].weight
         for piece, part in zip(pieces[1:], self._parts[1:], strict=True):
             result.addmm_(piece, part.weight)
         return result
+
+    def packed(self) -> Tensor:
+        """The joined weights in the kernel's order."""
+        if self._packed is None:
+            self._packed = self._reordered([part.weight.detach() for part in self._parts], dim=0)
+        return self._packed
+
+    def transposed(self) -> Tensor:
+        """The same for gradients."""
+        if self._transposed is None:
+            self._transposed = self._reordered([part.weight.detach().T for part in self._parts], dim=1)
+        return self._transposed
 
     def _reordered(self, weights: list[Tensor], dim: int) -> Tensor:
         joined = weights[0] if len(weights) == 1 else torch.cat(weights, dim=dim)
@@ -103,9 +111,20 @@ class FrozenLlama:
         self.layers = [_layer(layer, packs) for layer in decoder.layers]
         self.norm: Tensor = decoder.norm.weight.detach()
         self.output = FrozenMap(head, packs=packs)
+        self._is_laid_out = False
         if packs:
             give_back(decoder.parameters())  # they are read once more, map by map
-            self.output(self.norm.new_zeros(1, head.in_features))  # the largest first, while little else is held
+            self.output.packed()  # the largest first, while little else is held
+
+    def lay_out(self) -> None:
+        """Lays out all that a gradient takes, before a batch lies in between and leaves holes that no other fits."""
+        if not self.packs or self._is_laid_out:
+            return
+        maps = [part for layer in self.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        for part in (self.output, *maps):
+            part.packed()
+            part.transposed()
+        self._is_laid_out = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A copied decoder joins its own weights."""

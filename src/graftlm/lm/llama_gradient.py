@@ -77,6 +77,8 @@ def run(
         at: (B, L) bool or None, as in `LanguageModel.forward`; numbers, depth: of `wanted_layers`
         returns: logits (P, V), or (B, L, V) without `at`; hidden (B, L, D) and the wanted layers, zero at padding
     """
+    if torch.is_grad_enabled():
+        weights.lay_out()
     places = _places(weights, inputs)
     embeds = inputs.embeds.to(weights.norm.dtype)
     keys, values = (None, None) if inputs.prefix is None else (inputs.prefix.keys, inputs.prefix.values)
