@@ -20,6 +20,8 @@ def test_words_are_averaged_by_a_learnt_weight_row_by_row_whatever_their_order()
         flat = [torch.cat([F.layer_norm(layer, (6,)) for layer in word]) for word in words[owners == row]]
         scores = torch.stack([head.weigh.weight[0] @ word for word in flat]).softmax(0)
         average = sum(score * word for score, word in zip(scores, flat, strict=True))
+        own = (own - head.even.shift) * head.even.scale
+        average = (average - head.even_words.shift) * head.even_words.scale
         wanted = head.project.weight @ own + head.project.bias + head.project_words.weight @ average
         torch.testing.assert_close(found[row], wanted)
     words[4, 0, 0] += 1

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graftlm.nn.standardise import Standardise
+
 
 class QueryHead(nn.Module):
     """What a language model holds at S retrieval states, and at the words before them -> one vector.
 
     Without `word_sources` the paper's: a linear map of each state, summed (FROMAGe §3.1, arXiv:2301.13823). With them
     all states are normalised, and the words' own states in so many layers, averaged by a learnt weight, are mapped
-    beside them: what a picture shows is told by the words' lower layers rather than by what comes next.
+    beside them: what a picture shows is told by the words' lower layers rather than by what comes next. Every channel
+    of both is standardised.
     """
 
     def __init__(
@@ -23,6 +26,8 @@ class QueryHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(sources * in_dim, out_dim)
         wide = word_sources * in_dim
+        self.even = Standardise(sources * in_dim) if word_sources else nn.Identity()
+        self.even_words = Standardise(wide) if word_sources else nn.Identity()
         self.weigh = nn.Linear(wide, 1, bias=False) if word_sources else nn.Identity()
         self.project_words = nn.Linear(wide, out_dim, bias=False) if word_sources else nn.Identity()
 
@@ -38,8 +43,8 @@ class QueryHead(nn.Module):
         # A row without words has equal weights on nothing.
         weights = self.weigh(words)[:, 0].masked_fill(~own_words, -1e9).softmax(dim=-1) * own_words  # (N, W)
         average = weights @ words  # (N, word_sources * in_dim)
-        own: Tensor = self.project(self.dropout(states.flatten(1)))
-        added: Tensor = self.project_words(self.dropout(average))
+        own: Tensor = self.project(self.dropout(self.even(states.flatten(1))))
+        added: Tensor = self.project_words(self.dropout(self.even_words(average)))
         return own + added
 
 
