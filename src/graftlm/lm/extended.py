@@ -47,15 +47,20 @@ class ExtendedTokenizer:
 class ExtendedLM(LanguageModel):
     """`base` and `count` more tokens, whose vectors alone are trained.
 
+    `own_outputs`: output vectors of their own where the LM ties its own too, so that reading a token and writing it do
+    not pull at one vector.
+
     Attributes:
         base: the frozen model; tokens: the vectors; extra_ids: their ids, V and following
     """
 
-    def __init__(self, base: LanguageModel, count: int, *, norm: NormPolicy = "mean") -> None:
+    def __init__(
+        self, base: LanguageModel, count: int, *, norm: NormPolicy = "mean", own_outputs: bool = False
+    ) -> None:
         super().__init__()
         self.base = base
         inputs, outputs = base.token_rows()
-        tied = outputs is inputs
+        tied = outputs is inputs and not own_outputs
         scale = _input_scale(base, inputs)
         self.tokens = ExtraTokens(inputs, None if tied else outputs, count, input_scale=scale, norm=norm)
         self.dim = base.dim

@@ -11,8 +11,8 @@ Differences from the paper:
   processes the gradient is that of one; in ``compat``, no_eos, repeated_photos and local_gradient undo it. So does
   free_norm with [RET]'s norm. Released code: bos_label (BOS after the picture is predicted), second_bos (in each of two
   joined captions), bos_each_text (in every text of a prompt), halved (weight of the contrastive losses).
-- Ours: ``mapper: grid`` and ``prefix``, ``dropout``, ``head_hidden``, ``word_layers``, ``ret_tokens`` and
-  ``caption_fraction``.
+- Ours: ``mapper: grid`` and ``prefix``, ``dropout``, ``head_hidden``, ``word_layers``, ``caption_fraction`` and
+  ``ret_tokens``: several have output vectors of their own.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class FROMAGeConfig(SystemConfig):
     shared_dim: int = Field(256, ge=1, description="q, width of the retrieval space (§3.1: 256)")
     text_layers: tuple[int, ...] = Field((-1,), min_length=1, description="hidden layers of [RET] that are read")
     word_layers: tuple[int, ...] = Field((), description="hidden layers of the query's own words; none: [RET] alone")
-    ret_tokens: int = Field(1, ge=1, le=16, description="retrieval tokens; the first is written, the others follow it")
+    ret_tokens: int = Field(1, ge=1, le=16, description="retrieval tokens; one is written, the others follow it")
     head_hidden: int = Field(0, ge=0, description="hidden layer of the picture head, which then reads the grid too")
     concat_probability: float = Field(0.5, ge=0, le=1, description="of joining captions in pairs (§3.2)")
-    caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch that is captioned")
+    caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch whose words are scored")
     compat: tuple[Compat, ...] = Field((), description="differences of the released code, by name")
 
 
@@ -91,7 +91,8 @@ class FROMAGe(System):
     def build(cls, config: FROMAGeConfig, parts: Parts) -> Self:
         """Wires the parts. Raises: ConfigError for a number of tokens or a probability that does not fit the mapper."""
         norm: NormPolicy = "free" if "free_norm" in config.compat else "mean"
-        lm, dim = ExtendedLM(parts.lm, config.ret_tokens, norm=norm), parts.encoder("image").dim
+        count, dim = config.ret_tokens, parts.encoder("image").dim
+        lm = ExtendedLM(parts.lm, count, norm=norm, own_outputs=count > 1)
         connector: Connector
         if config.mapper == "linear":
             connector = Linear(dim, lm.dim, config.num_tokens)
@@ -140,8 +141,7 @@ class FROMAGe(System):
         if not pairs:
             return dict.fromkeys(("text", "text_to_image", "image_to_text"), self.log_scale * 0.0)
         compat = self.config.compat
-        # The words of a query teach [RET] alone, and cost as much as a caption: fewer of them will do.
-        scored = self.config.caption_fraction**2 if self.training else 1.0
+        scored = self.config.caption_fraction if self.training else 1.0
         text, loss = self._queries([query for query, _ in pairs], scored)
         pictures = self._pictures([image for _, image in pairs])
         keys = content_keys([image for _, image in pairs]).to(text.device)
