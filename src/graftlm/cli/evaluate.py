@@ -52,26 +52,29 @@ def evaluate(
     from graftlm.evaluate.run import evaluate as run
     from graftlm.evaluate.task import Options, find_task
 
-    named = {"shots": shots, "select": select, "support": support}
-    settings = {key: value for key, value in named.items() if value is not None} | _settings(changes or ())
     asked = find_task(task)
+    if data is None and not asked.makes_samples:
+        raise UsageError(f"{task}: expected data, found none; name its folder or file with --data")
+    named = {"shots": shots, "select": select, "support": support, "split": None if data else split}
+    settings = {key: value for key, value in named.items() if value is not None} | _settings(changes or ())
     asked.check(settings)
     target = _target(graft, task, report)
     wanted = None if controls is None else tuple(name for name in controls.split(",") if name and name != "none")
     check_controls(wanted or ())
     options = Options(seed, beam, limit, batch_size, controls=wanted, graft=_name(graft), settings=settings)
-    samples = asked.choose(_found(asked, data, split, limit), options)
+    found = _samples(data, split, None if asked.makes_samples else limit) if data else ()
+    samples = asked.choose(found, options)
     options = _with_support(options, asked, data)
     system = _system(graft, samples)
     options = replace(options, pooled=_pooled(system, settings.get("encoder", "")))
     others = {_name(other): _system(other, samples) for other in beside or ()}
     with _bar() as progress:
-        found = run(system, task, samples, options, beside=others, progress=progress)
-    pages = _save(found, samples, graft, target)
+        result = run(system, task, samples, options, beside=others, progress=progress)
+    pages = _save(result, samples, graft, target)
     if as_json:
-        typer.echo(json.dumps(found.summary()))
+        typer.echo(json.dumps(result.summary()))
     else:
-        _print(found)
+        _print(result)
     for page in pages:
         typer.echo(f"report: {page}", err=True)
 
@@ -90,15 +93,6 @@ def _name(graft: str) -> str:
     if not path.exists():
         return graft
     return path.resolve().parent.name if path.name == "graft" else path.name
-
-
-def _found(task: Task, data: str | None, split: str | None, limit: int | None) -> Sequence[Sample]:
-    """What the data holds. Raises: UsageError without data for a task that cannot make its own."""
-    if data is None:
-        if not task.makes_samples:
-            raise UsageError(f"{task.name}: expected data, found none; name its folder or file with --data")
-        return ()
-    return _samples(data, split, None if task.makes_samples else limit)
 
 
 def _with_support(options: Options, task: Task, data: str | None) -> Options:
