@@ -122,7 +122,9 @@ def test_binding_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (found["task"], found["n"]) == ("binding", 8)
     assert set(found["metrics"]) == {"accuracy", "accuracy (names)", "named"}
     assert found["controls"]["blind"]["accuracy (names)"] == 50
-    assert (tmp_path / "binding.html").read_text("utf-8").count("<img") == 24  # two examples and the picture asked about
+    assert (tmp_path / "binding.html").read_text("utf-8").count(
+        "<img"
+    ) == 24  # two examples and the picture asked about
     assert main([*command, "--split", "test", "--shots", "2", "--controls", "none"]) == 0
     assert "chance among the names" in capsys.readouterr().out
 

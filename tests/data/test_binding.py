@@ -133,7 +133,9 @@ def test_an_episode_depends_only_on_seed_split_and_index() -> None:
     longer = Episodes("val", 20, seed=3)
     assert [longer[index].sentence for index in reversed(range(6))] == forwards[::-1]
     assert prints(Episodes("val", 6, seed=4)) != forwards
-    seen = [part.source for split in ("train", "val", "test") for one in prints(Episodes(split, 8)) for part in one.media()]  # type: ignore[union-attr]
+    seen = [
+        part.source for split in ("train", "val", "test") for one in prints(Episodes(split, 8)) for part in one.media()
+    ]  # type: ignore[union-attr]
     assert len(seen) == len(set(seen)) == 72
     assert all(isinstance(source, bytes) and source.startswith(b"\x89PNG") for source in seen)
 

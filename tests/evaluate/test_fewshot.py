@@ -33,7 +33,9 @@ BLACK = black_image()
 def captioned(numbers: Sequence[int]) -> list[Sample]:
     """Photo number 7 is captioned "photo 7 ." as tokenised captions are."""
     return [
-        Sample(Sentence.of(Image(PICTURES[n]), Text(f"photo {n} .", target=True)), f"{n}.jpg", (f"photo {n} .", "a thing"))
+        Sample(
+            Sentence.of(Image(PICTURES[n]), Text(f"photo {n} .", target=True)), f"{n}.jpg", (f"photo {n} .", "a thing")
+        )
         for n in numbers
     ]
 
@@ -88,7 +90,7 @@ class Recording:
     ) -> tuple[Tensor, Tensor]:
         """The longer the number of the first photo, the better the second candidate."""
         self.asked.append(written(prompt.prompt()))
-        first = NUMBER.get(id(prompt.media()[0].source), 0)  # type: ignore[union-attr]
+        first = NUMBER.get(id(prompt.media()[0].source), 0) if prompt.media() else 0  # type: ignore[union-attr]
         return torch.tensor([-10.0, -10.0 - 0.1 * (20 - first)]), torch.tensor([2, 2])
 
 
@@ -133,7 +135,10 @@ def test_task_induction_stands_before_everything() -> None:
 
 def test_no_shots_are_two_examples_in_words_alone_and_the_same_for_every_question() -> None:
     found = prompts(captioned([1, 2]), captioned([5, 6]), shots="0", select="rices")
-    assert found[0] in ("Output: photo 5.\nOutput: photo 6.\n<1>Output:", "Output: photo 6.\nOutput: photo 5.\n<1>Output:")
+    assert found[0] in (
+        "Output: photo 5.\nOutput: photo 6.\n<1>Output:",
+        "Output: photo 6.\nOutput: photo 5.\n<1>Output:",
+    )
     assert found[1] == found[0].replace("<1>", "<2>")
     assert prompts(captioned([1, 2]), (), shots="0", zero="none") == ["<1>Output:", "<2>Output:"]
 
@@ -215,9 +220,9 @@ def test_the_questions_own_photo_is_never_shown_whatever_its_name(select: str) -
     for sample in find_task("fewshot").prepare(samples, options):
         photos = {name.removeprefix("copy") for name in shown(sample).examples}
         assert photos == {f"{n}.jpg" for n in range(5)} - {sample.key}  # each of the others once
+    more = Options(support=[*samples, *copies], pooled=alike, settings={"shots": "5", "select": select})
     with pytest.raises(DataError, match=r"expected 5 worked examples with different photos for '0\.jpg', found 4"):
-        prompts_of = Options(support=[*samples, *copies], pooled=alike, settings={"shots": "5", "select": select})
-        find_task("fewshot").prepare(samples, prompts_of)
+        find_task("fewshot").prepare(samples, more)
 
 
 def test_rices_without_an_encoder_is_refused() -> None:
@@ -242,7 +247,7 @@ def test_captions_are_scored_at_every_number_of_shots_with_their_controls() -> N
     options = Options(support=captioned(range(10, 20)), settings={"shots": "0,2"}, graft="g")
     report = evaluate(Recording("photo {}."), "fewshot", samples, options)
     assert (report.n, report.headline, len(report.rows)) == (6, "CIDEr", 12)
-    assert report.metrics["BLEU-4@0"] == report.metrics["BLEU-4@2"] > 60
+    assert report.metrics["ROUGE-L@0"] == report.metrics["ROUGE-L@2"] == pytest.approx(100)
     assert report.metrics["distinct@2"] == 6
     assert set(report.controls) == {"blind", "shuffled", "text-only"}
     for values in report.controls.values():
@@ -263,9 +268,10 @@ def test_controls_keep_the_words_of_the_examples_and_change_every_picture() -> N
         options = Options(support=support, settings={"shots": "2"}, controls=control)
         evaluate(recording, "fewshot", samples, options)
         asked[control] = recording.sentences[4:] if control else recording.sentences
-    words = [sentence.text() for sentence in asked[()]]
+    words = {sentence.text() for sentence in asked[()]}
+    assert len(words) > 1
     for control in (("blind",), ("shuffled",), ("text-only",)):
-        assert [sentence.text() for sentence in asked[control]] == words
+        assert {sentence.text() for sentence in asked[control]} == words  # equal prompts are asked once
     assert {source.getextrema() for source in sources(asked[("blind",)])} == {((0, 0),) * 3}
     assert not sources(asked[("text-only",)])
     pairs = list(zip(sources(asked[()]), sources(asked[("shuffled",)]), strict=True))
@@ -288,7 +294,9 @@ def test_scores_are_means_over_the_seeds_which_are_told() -> None:
     assert len(report.rows) == 15
     assert {row.key for row in report.rows} == {f"{n}.jpg@1/{trial}" for n in range(5) for trial in range(3)}
     assert any(note.startswith("CIDEr@1 with seeds 7 to 9: ") for note in report.notes)
-    single = evaluate(Recording(), "fewshot", samples, Options(seed=7, support=options.support, settings={"shots": "1"}))
+    single = evaluate(
+        Recording(), "fewshot", samples, Options(seed=7, support=options.support, settings={"shots": "1"})
+    )
     assert report.metrics["CIDEr@1"] == pytest.approx(single.metrics["CIDEr@1"])  # it does not read the examples
 
 

@@ -5,9 +5,9 @@ shown, and "Question: What is this? Answer: This is a" waits for its name (arXiv
 generated scenes, from captioned photos whose captions agree on a thing, or from the paper's own files (reader
 ``open_ended``).
 
-In scenes the classes differ in shape, or in colour, and all pictures of an episode share the other one, so that only one
-reading is right. Episodes are balanced: over ``ways`` squared of them in a row, a model that always gives one name, or
-always the name it was told last, is right exactly as often as chance.
+In scenes the classes differ in shape, or in colour, and all pictures of an episode share the other one, so that only
+one reading is right. Episodes of one concept are balanced: over ``ways`` squared of them in a row, a model that always
+gives one name, or always the name it was told last, is right exactly as often as chance.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Open-Ended miniImageNet and the like (Frozen, arXiv:2106.13884): json lists of episodes of fast concept binding.
 
-A record holds ``image_1``, ``caption_1`` ... in the order of the prompt, ``question``, ``question_image`` and ``answer``.
+A record holds ``image_1``, ``caption_1`` ... in the prompt's order, ``question``, ``question_image`` and ``answer``.
 Words and order are taken from the file; names are what the captions say a picture is ("This is a dax.": dax).
 """
 

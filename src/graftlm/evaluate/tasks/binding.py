@@ -23,10 +23,10 @@ _EPISODES = 200
 
 
 class Binding(Task):
-    """Accuracy of what is written, and "accuracy (names)" of the likeliest of the names told, which chance gets 1 / ways.
+    """Accuracy of what is written, and "accuracy (names)" of the likeliest of the names told: by chance 1 / ways.
 
-    What is written is right when it is the name and nothing else, after the normalisation of VQA answers; "named" is how
-    often it is any of the names. Without data, 200 episodes over generated scenes with the paper's names; captioned
+    What is written is right when it is the name and nothing else, after the normalisation of VQA answers; "named" is
+    how often it is any of the names. Without data, 200 episodes over generated scenes with the paper's names; captioned
     photos make episodes over the things their captions agree on; the paper's own files are read as they are.
     """
 
