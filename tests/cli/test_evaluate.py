@@ -99,6 +99,22 @@ def test_few_shot_draws_its_examples_from_another_split(data: Path, capsys: pyte
     assert "CIDEr@1" in capsys.readouterr().out
 
 
+def test_an_encoder_for_rices_is_named_wrongly_or_reads_no_pictures(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "toy", "fewshot", "--data", str(data), "--support", "test", "--select", "rices"]
+    for name, code, words in (("toi", 1, "did you mean 'toy'"), ("toy-text", 2, "found one that reads text")):
+        assert main([*command, "--shots", "1", "--set", f"encoder={name}"]) == code
+        assert words in capsys.readouterr().err
+
+
+def test_a_trained_encoder_compares_pictures_without_a_cache(toy: System, data: Path) -> None:
+    command = ["evaluate", "toy", "fewshot", "--data", str(data), "--split", "val", "--support", "test"]
+    toy.encoders.requires_grad_(True)
+    assert main([*command, "--shots", "2", "--select", "rices", "--controls", "none"]) == 0
+    assert all(parameter.requires_grad for parameter in toy.encoders.parameters())
+
+
 def test_few_shot_asks_questions_and_ranks_their_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = []
     for seed in range(6):

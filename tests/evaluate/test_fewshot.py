@@ -17,6 +17,7 @@ from graftlm.data.sentence import Image, MediaPart, Sentence, Text
 from graftlm.errors import DataError, ShapeError, UsageError
 from graftlm.evaluate.answers import shared_start
 from graftlm.evaluate.controls import black_image
+from graftlm.evaluate.metrics.bootstrap import crossed_interval, mean_interval
 from graftlm.evaluate.prompts import orders
 from graftlm.evaluate.run import evaluate
 from graftlm.evaluate.shots import shown
@@ -435,6 +436,15 @@ def test_the_page_shows_a_curve_over_shots_with_the_controls_in_it(tmp_path: Pat
         assert f">{word}</text>" in drawing
     one = evaluate(Recording(), "fewshot", samples, Options(support=options.support, settings={"shots": "1"}))
     assert "<svg" not in one.save(tmp_path / "one.json", samples).read_text("utf-8")
+
+
+def test_an_interval_over_seeds_draws_seeds_and_samples_anew() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 50))
+    assert crossed_interval(values, seed=3) == pytest.approx(mean_interval(values[0], seed=3))
+    apart = np.stack([np.zeros(50), np.ones(50)])
+    assert crossed_interval(apart) == (0, 1)
+    low, high = crossed_interval(np.stack([np.arange(50.0)] * 3))
+    assert (low, high) == pytest.approx(mean_interval(np.arange(50.0)))
 
 
 def test_shared_start_counts_equal_parts() -> None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from graftlm.data.sample import Sample
     from graftlm.data.sentence import MediaPart
+    from graftlm.encoders.base import Encoder
     from graftlm.evaluate.report import Report
     from graftlm.evaluate.task import Options, Pooling, Progress, Task
     from graftlm.systems.base import System
@@ -104,7 +106,10 @@ def _with_support(options: Options, task: Task, data: str | None) -> Options:
 
 
 def _pooled(system: System, name: str) -> Pooling | None:
-    """What compares pictures: the encoder of that name, or the graft's own, through the feature cache."""
+    """What compares pictures: the encoder of that name, or the graft's own, through the feature cache.
+
+    Raises: UsageError for an encoder that reads no pictures; BackboneError for one that cannot be used.
+    """
     from graftlm.backbones import home, load_encoder
     from graftlm.encoders.base import Encoder
     from graftlm.features import CachedEncoder
@@ -113,8 +118,10 @@ def _pooled(system: System, name: str) -> Pooling | None:
         return None
     encoder = load_encoder(name) if name else system.encoders["image"]
     assert isinstance(encoder, Encoder)
+    if encoder.modality != "image":
+        raise UsageError(f"encoder={name}: expected one that reads image, found one that reads {encoder.modality}")
     if any(parameter.requires_grad for parameter in encoder.parameters()):
-        return encoder.pool
+        return partial(_pooled_in_batches, encoder)
     cached = encoder if isinstance(encoder, CachedEncoder) else CachedEncoder(encoder, home() / "features")
 
     def pooled(media: Sequence[MediaPart]) -> Tensor:
@@ -123,6 +130,13 @@ def _pooled(system: System, name: str) -> Pooling | None:
         return cached.pool(media)
 
     return pooled
+
+
+def _pooled_in_batches(encoder: Encoder, media: Sequence[MediaPart], size: int = 64) -> Tensor:
+    """Vectors of an encoder that was trained with the graft, whose features no cache keeps."""
+    import torch
+
+    return torch.cat([encoder.pool(media[start : start + size]) for start in range(0, len(media), size)])
 
 
 def _samples(data: str, split: str | None, limit: int | None) -> Sequence[Sample]:
