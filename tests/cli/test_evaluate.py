@@ -86,6 +86,65 @@ def test_a_system_that_finds_no_pictures_is_refused(data: Path, capsys: pytest.C
     assert "found 'clipcap'" in err
 
 
+def test_few_shot_draws_its_examples_from_another_split(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "toy", "fewshot", "--data", str(data), "--split", "val", "--support", "test"]
+    assert main([*command, "--shots", "0,2", "--select", "rices", "--beam", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out.splitlines()[-1])
+    assert (found["task"], found["n"]) == ("fewshot", 1)
+    assert {"CIDEr@0", "CIDEr@2", "distinct@2"} <= set(found["metrics"])
+    assert set(found["controls"]["blind"]) == set(found["metrics"])
+    assert "photos" in err  # RICES reads the feature cache
+    assert main([*command, "--shots", "1", "--set", "seeds=2", "--set", "encoder=toy", "--controls", "none"]) == 0
+    assert "CIDEr@1" in capsys.readouterr().out
+
+
+def test_an_encoder_for_rices_is_named_wrongly_or_reads_no_pictures(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "toy", "fewshot", "--data", str(data), "--support", "test", "--select", "rices"]
+    for name, code, words in (("toi", 1, "did you mean 'toy'"), ("toy-text", 2, "found one that reads text")):
+        assert main([*command, "--shots", "1", "--set", f"encoder={name}"]) == code
+        assert words in capsys.readouterr().err
+
+
+def test_a_trained_encoder_compares_pictures_without_a_cache(toy: System, data: Path) -> None:
+    command = ["evaluate", "toy", "fewshot", "--data", str(data), "--split", "val", "--support", "test"]
+    toy.encoders.requires_grad_(True)
+    assert main([*command, "--shots", "2", "--select", "rices", "--controls", "none"]) == 0
+    assert all(parameter.requires_grad for parameter in toy.encoders.parameters())
+
+
+def test_few_shot_asks_questions_and_ranks_their_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    for seed in range(6):
+        picture(seed).save(tmp_path / f"{seed}.png")
+        split = "train" if seed > 1 else "val"
+        choices = ["red", "blue", "green"]
+        rows.append({"image": f"{seed}.png", "split": split, "question": "which?", "answer": "red", "choices": choices})
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ["evaluate", "toy", "fewshot", "--data", str(tmp_path), "--split", "val", "--shots", "0,2", "--json"]
+    for extra in ([], ["--set", "answer=rank", "--set", "permutations=2"]):
+        assert main([*command, "--controls", "blind", *extra]) == 0
+        found = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert found["n"] == 2
+        assert {"accuracy@0", "accuracy@2"} <= set(found["metrics"])
+
+
+def test_binding_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "toy", "binding", "--limit", "8", "--beam", "1", "--json"]
+    assert main([*command, "--report", str(tmp_path / "binding.json")]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["task"], found["n"]) == ("binding", 8)
+    assert set(found["metrics"]) == {"accuracy", "accuracy (names)", "named"}
+    assert found["controls"]["blind"]["accuracy (names)"] == 50
+    assert (tmp_path / "binding.html").read_text("utf-8").count(
+        "<img"
+    ) == 24  # two examples and the picture asked about
+    assert main([*command, "--split", "test", "--shots", "2", "--controls", "none"]) == 0
+    assert "chance among the names" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -95,6 +154,12 @@ def test_a_system_that_finds_no_pictures_is_refused(data: Path, capsys: pytest.C
         (["captioning"], 2, "--data"),
         (["visdial", "--data", ".", "--set", "compat"], 2, "expected KEY=VALUE"),
         (["visdial", "--data", ".", "--set", "compat=paper"], 2, "expected none or official, found 'paper'"),
+        (["captioning", "--data", ".", "--shots", "4"], 2, "unknown setting 'shots' (there are: none)"),
+        (["fewshot", "--shots", "4"], 2, "expected data, found none; name its folder or file with --data"),
+        (["fewshot", "--data", ".", "--shots", "four"], 2, "'shots': expected different whole numbers"),
+        (["fewshot", "--data", ".", "--select", "near"], 2, "expected random or fixed or rices, found 'near'"),
+        (["binding", "--split", "train"], 2, "expected val or test, found 'train'"),
+        (["binding", "--set", "ways=9"], 2, "expected a whole number from 2 to 5, found '9'"),
         (["captioning", "--data", ".", "--set", "compat=official"], 2, "unknown setting 'compat' (there are: none)"),
     ],
 )
@@ -105,3 +170,11 @@ def test_wrong_requests_say_what_to_do(
     err = capsys.readouterr().err
     assert words in err
     assert "Traceback" not in err
+
+
+def test_a_support_split_that_is_not_there_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "toy", "fewshot", "--data", str(data), "--split", "test"]
+    assert main(command) == 1
+    assert "expected rows of split 'train', found test, val" in capsys.readouterr().err
+    assert main([*command, "--support", "val", "--shots", "4"]) == 1
+    assert "expected 4 worked examples with different photos" in capsys.readouterr().err

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,16 +15,20 @@ import typer
 from graftlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from graftlm.data.sample import Sample
+    from graftlm.data.sentence import MediaPart
+    from graftlm.encoders.base import Encoder
     from graftlm.evaluate.report import Report
-    from graftlm.evaluate.task import Progress
+    from graftlm.evaluate.task import Options, Pooling, Progress, Task
     from graftlm.systems.base import System
 
 
 def evaluate(
     graft: Annotated[str, typer.Argument(help="Ready-made name, folder, run or hub id.")],
     task: Annotated[str, typer.Argument(help="captioning, exact ...; an unknown name lists all.")],
-    data: Annotated[str, typer.Option(metavar="DIR", help="Folder or file of the data.")],
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder or file of the data.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test as the data names it; all without.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many samples, from the first on.")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the shuffled control.")] = 0,
@@ -32,6 +38,9 @@ def evaluate(
     beside: Annotated[
         list[str] | None, typer.Option(metavar="GRAFT", help="Another graft for a column of the table; repeatable.")
     ] = None,
+    shots: Annotated[str | None, typer.Option(help="Numbers of worked examples, as 0,4,8.")] = None,
+    select: Annotated[str | None, typer.Option(help="Worked examples: random, fixed or rices (the nearest).")] = None,
+    support: Annotated[str | None, typer.Option(metavar="SPLIT", help="Where worked examples come from.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The task's own, as compat=official.")
     ] = None,
@@ -45,23 +54,29 @@ def evaluate(
     from graftlm.evaluate.run import evaluate as run
     from graftlm.evaluate.task import Options, find_task
 
-    find_task(task).check(_settings(changes or ()))
+    asked = find_task(task)
+    if data is None and not asked.makes_samples:
+        raise UsageError(f"{task}: expected data, found none; name its folder or file with --data")
+    named = {"shots": shots, "select": select, "support": support, "split": None if data else split}
+    settings = {key: value for key, value in named.items() if value is not None} | _settings(changes or ())
+    asked.check(settings)
     target = _target(graft, task, report)
     wanted = None if controls is None else tuple(name for name in controls.split(",") if name and name != "none")
     check_controls(wanted or ())
-    options = Options(
-        seed, beam, limit, batch_size, controls=wanted, graft=_name(graft), settings=_settings(changes or ())
-    )
-    samples = _samples(data, split, limit)
+    options = Options(seed, beam, limit, batch_size, controls=wanted, graft=_name(graft), settings=settings)
+    found = _samples(data, split, None if asked.makes_samples else limit) if data else ()
+    samples = asked.choose(found, options)
+    options = _with_support(options, asked, data)
     system = _system(graft, samples)
+    options = replace(options, pooled=_pooled(system, settings.get("encoder", "")))
     others = {_name(other): _system(other, samples) for other in beside or ()}
     with _bar() as progress:
-        found = run(system, task, samples, options, beside=others, progress=progress)
-    pages = _save(found, samples, graft, target)
+        result = run(system, task, samples, options, beside=others, progress=progress)
+    pages = _save(result, samples, graft, target)
     if as_json:
-        typer.echo(json.dumps(found.summary()))
+        typer.echo(json.dumps(result.summary()))
     else:
-        _print(found)
+        _print(result)
     for page in pages:
         typer.echo(f"report: {page}", err=True)
 
@@ -80,6 +95,48 @@ def _name(graft: str) -> str:
     if not path.exists():
         return graft
     return path.resolve().parent.name if path.name == "graft" else path.name
+
+
+def _with_support(options: Options, task: Task, data: str | None) -> Options:
+    """The options with the samples that worked examples are drawn from, where the task shows some."""
+    split = task.support_split(options.settings)
+    if split is None or data is None:
+        return options
+    return replace(options, support=_samples(data, split, None))
+
+
+def _pooled(system: System, name: str) -> Pooling | None:
+    """What compares pictures: the encoder of that name, or the graft's own, through the feature cache.
+
+    Raises: UsageError for an encoder that reads no pictures; BackboneError for one that cannot be used.
+    """
+    from graftlm.backbones import home, load_encoder
+    from graftlm.encoders.base import Encoder
+    from graftlm.features import CachedEncoder
+
+    if not name and "image" not in system.encoders:
+        return None
+    encoder = load_encoder(name) if name else system.encoders["image"]
+    assert isinstance(encoder, Encoder)
+    if encoder.modality != "image":
+        raise UsageError(f"encoder={name}: expected one that reads image, found one that reads {encoder.modality}")
+    if any(parameter.requires_grad for parameter in encoder.parameters()):
+        return partial(_pooled_in_batches, encoder)
+    cached = encoder if isinstance(encoder, CachedEncoder) else CachedEncoder(encoder, home() / "features")
+
+    def pooled(media: Sequence[MediaPart]) -> Tensor:
+        if len(media) > 1:
+            cached.build(media)  # in several threads, and telling how long it takes
+        return cached.pool(media)
+
+    return pooled
+
+
+def _pooled_in_batches(encoder: Encoder, media: Sequence[MediaPart], size: int = 64) -> Tensor:
+    """Vectors of an encoder that was trained with the graft, whose features no cache keeps."""
+    import torch
+
+    return torch.cat([encoder.pool(media[start : start + size]) for start in range(0, len(media), size)])
 
 
 def _samples(data: str, split: str | None, limit: int | None) -> Sequence[Sample]:

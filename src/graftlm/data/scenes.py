@@ -158,18 +158,28 @@ def scene(family: Family, seed: int, split: Split, index: int) -> Scene:
     return Scene(key, family, shapes, _background(rng), caption, question, answer)
 
 
+def picture_of(kind: str, colour: str, place: str, rng: random.Random) -> bytes:
+    """One shape at a place as the bytes of a PNG file; its size, angle, shade and background are drawn by `rng`."""
+    shape = _placed(rng, kind, colour, place)
+    return _png(Scene("", "position", (shape,), _background(rng), ""))
+
+
 @lru_cache(maxsize=_CACHED_DRAWINGS)
 def _sample(family: Family, seed: int, split: Split, index: int) -> Sample:
     found = scene(family, seed, split, index)
-    buffer = io.BytesIO()
-    found.draw().save(buffer, format="PNG", compress_level=1)
-    picture = Image(buffer.getvalue())
+    picture = Image(_png(found))
     metadata: dict[str, Any] = {"family": family, "caption": found.caption}
     if not found.question:
         return Sample(Sentence.of(picture, Text(found.caption, target=True)), found.key, (found.caption,), metadata)
     asked = Text(f"Question: {found.question} Answer:")
     sentence = Sentence.of(picture, asked, Text(f" {found.answer}", target=True))
     return Sample(sentence, found.key, (found.answer,), metadata | {"question": found.question})
+
+
+def _png(found: Scene) -> bytes:
+    buffer = io.BytesIO()
+    found.draw().save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 _Made: TypeAlias = tuple[tuple[Shape, ...], str, str, str]
@@ -179,9 +189,11 @@ def _position(rng: random.Random, seed: int, number: int) -> _Made:
     block, place_in_block = divmod(number, len(_POSITION_CAPTIONS))
     order = random.Random(f"graftlm order {seed} {block}").sample(_POSITION_CAPTIONS, len(_POSITION_CAPTIONS))
     colour, kind, place = order[place_in_block]
-    x, y = PLACES[place]
-    shape = _shape(rng, kind, colour, (x, y), jitter=14, radius=(28.0, 41.0))
-    return (shape,), f"{_named(colour, kind)} in the {place}.", "", ""
+    return (_placed(rng, kind, colour, place),), f"{_named(colour, kind)} in the {place}.", "", ""
+
+
+def _placed(rng: random.Random, kind: str, colour: str, place: str) -> Shape:
+    return _shape(rng, kind, colour, PLACES[place], jitter=14, radius=(28.0, 41.0))
 
 
 def _count(rng: random.Random, seed: int, number: int) -> _Made:

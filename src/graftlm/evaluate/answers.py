@@ -54,6 +54,13 @@ def prompt_key(sentence: Sentence) -> Hashable:
     return tuple((type(part), part.role, part_key(part)) for part in sentence)
 
 
+def shared_start(sentences: Sequence[Sentence]) -> int:
+    """How many parts all of these sentences begin with: what a prefix computed once can hold."""
+    first, *others = ([(type(part), part.role, part_key(part)) for part in sentence] for sentence in sentences)
+    rows = zip(first, *others, strict=False)
+    return next((place for place, row in enumerate(rows) if len(set(row)) > 1), min(map(len, (first, *others))))
+
+
 def part_key(part: Part) -> Hashable:
     """Text and numbers by value; media by path or bytes, decoded pictures by identity."""
     if isinstance(part, Text):

@@ -15,7 +15,7 @@ from graftlm.data.media import load_image
 from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image, Media
 from graftlm.errors import BadSampleError
-from graftlm.evaluate.curve import curve
+from graftlm.evaluate.curve import at_shots, curve, shots_curve
 
 if TYPE_CHECKING:
     from graftlm.evaluate.metrics.bootstrap import Interval
@@ -45,7 +45,7 @@ def page(report: Report, samples: Sequence[Sample], *, training: Sequence[Mappin
         training: rows of a run's metrics.jsonl; without them there is no curve
     """
     by_key = {sample.key: sample for sample in samples}
-    drawn = curve(training)
+    over_shots = shots_curve(report.headline, report.metrics, report.intervals, report.controls, report.baselines)
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(f"{report.graft or 'evaluation'}: {report.task}"),
         graft=escape(report.graft or "unnamed graft"),
@@ -54,11 +54,15 @@ def page(report: Report, samples: Sequence[Sample], *, training: Sequence[Mappin
         tiles="".join(_tile(report, name) for name in _tile_names(report)),
         table=_table(report),
         notes="".join(f"<p class='note'>{escape(note)}</p>" for note in report.notes),
-        curve=f"<section><h2>Training</h2><div class='card'>{drawn}</div></section>" if drawn else "",
+        curve=_drawn("Shots", over_shots) + _drawn("Training", curve(training)),
         samples="".join(_group(title, hint, rows, report, by_key) for title, hint, rows in pick(report)),
         versions=escape(", ".join(f"{name} {version}" for name, version in report.versions.items())),
         config_hash=escape(report.config_hash),
     )
+
+
+def _drawn(title: str, drawing: str) -> str:
+    return f"<section><h2>{title}</h2><div class='card'>{drawing}</div></section>" if drawing else ""
 
 
 def pick(report: Report) -> list[tuple[str, str, list[Row]]]:
@@ -88,7 +92,18 @@ def _facts(report: Report) -> str:
 
 
 def _tile_names(report: Report) -> list[str]:
-    wanted = [report.headline, "BLEU-4", "ROUGE-L", "METEOR", "BLEU-1", "t2i R@1", "i2t R@1", "t2i R@1 (5 captions)"]
+    over_shots = [f"{report.headline}@{shots:.0f}" for shots, _ in at_shots(report.headline, report.metrics)]
+    wanted = [
+        report.headline,
+        *over_shots,
+        "BLEU-4",
+        "ROUGE-L",
+        "METEOR",
+        "BLEU-1",
+        "t2i R@1",
+        "i2t R@1",
+        "t2i R@1 (5 captions)",
+    ]
     return [name for name in dict.fromkeys(wanted) if name in report.metrics][:4]
 
 

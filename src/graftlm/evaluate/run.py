@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from graftlm.data.sample import Sample
-from graftlm.errors import DataError, GraftError, UsageError
+from graftlm.errors import GraftError, UsageError
 from graftlm.evaluate.controls import CONTROLS, check_controls, shows_pictures
 from graftlm.evaluate.report import Report
 from graftlm.evaluate.task import Options, Progress, Task, find_task
@@ -38,14 +38,16 @@ def evaluate(
     options = options or Options()
     task = find_task(task_name)
     task.check(options.settings)
-    chosen = _chosen(samples, options)
+    _check(options)
+    chosen = task.choose(samples, options)
+    asked = task.prepare(chosen, options)
     tell = progress or _silent
     start = time.perf_counter()
-    outcome = task.run(responder, chosen, options, tell)
+    outcome = task.run(responder, asked, options, tell)
     answered = time.perf_counter()
-    controls, notes = _controls(task, responder, chosen, options, tell)
+    controls, notes = _controls(task, responder, asked, options, tell)
     baselines = {
-        name: task.run(other, chosen, replace(options, resamples=1), _renamed(tell, name)).metrics
+        name: task.run(other, asked, replace(options, resamples=1), _renamed(tell, name)).metrics
         for name, other in (beside or {}).items()
     }
     config = _config(task, responder, chosen, options)
@@ -59,7 +61,7 @@ def evaluate(
         intervals=outcome.intervals,
         controls=controls,
         rows=outcome.rows,
-        headline=task.headline,
+        headline=outcome.headline or task.headline,
         notes=(*outcome.notes, *notes),
         config=config,
         config_hash=_hash(config),
@@ -69,17 +71,12 @@ def evaluate(
     )
 
 
-def _chosen(samples: Sequence[Sample], options: Options) -> list[Sample]:
+def _check(options: Options) -> None:
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"limit: expected at least 1 sample, found {options.limit}")
     if options.batch_size < 1 or options.beam < 1:
         raise UsageError(f"expected batch size and beam of at least 1, found {options.batch_size} and {options.beam}")
     check_controls(options.controls or ())  # before hours of answers, not after them
-    count = len(samples) if options.limit is None else min(options.limit, len(samples))
-    chosen = [samples[number] for number in range(count)]
-    if not chosen:
-        raise DataError("evaluate: expected at least one sample, found none; check the data folder and the split")
-    return chosen
 
 
 def _controls(
@@ -111,7 +108,6 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 def _config(task: Task, responder: Responder, samples: Sequence[Sample], options: Options) -> dict[str, Any]:
     decoding = options.decoding or task.decoding(options.beam)
-    keys = "\n".join(sample.key for sample in samples)
     fingerprints: Mapping[str, str] = getattr(responder, "fingerprints", dict)()
     return {
         "task": task.name,
@@ -119,9 +115,15 @@ def _config(task: Task, responder: Responder, samples: Sequence[Sample], options
         "seed": options.seed,
         "decoding": asdict(decoding),
         "settings": dict(options.settings),
-        "samples": {"n": len(samples), "keys_sha256": hashlib.sha256(keys.encode()).hexdigest()},
+        "samples": _named(samples),
+        **({"support": _named(options.support)} if options.support else {}),
         "frozen_parts": dict(fingerprints),
     }
+
+
+def _named(samples: Sequence[Sample]) -> dict[str, Any]:
+    keys = "\n".join(sample.key for sample in samples)
+    return {"n": len(samples), "keys_sha256": hashlib.sha256(keys.encode()).hexdigest()}
 
 
 def _hash(config: Mapping[str, Any]) -> str:

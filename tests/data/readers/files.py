@@ -91,6 +91,14 @@ def vist(folder: Path) -> Path:
     return folder
 
 
+def open_ended(folder: Path) -> Path:
+    """Open-Ended miniImageNet's json with its pictures."""
+    photos(folder / "images", ["n01/a.jpg", "n02/b.jpg", "n02/c.jpg", "n01/d.jpg"])
+    for file in (FIXTURES / "open_ended").iterdir():
+        shutil.copy(file, folder)
+    return folder
+
+
 def visdial(folder: Path) -> Path:
     """VisDial's dialogues and dense annotations in the official layout, with their photos."""
     photos(folder / "images", [f"VisualDialog_val2018_{number:012d}.jpg" for number in (185565, 284024, 574189)])

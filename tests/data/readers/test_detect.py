@@ -27,6 +27,7 @@ def test_every_format_is_recognised_by_its_files(tmp_path: Path) -> None:
     files.tar(tmp_path / "webdataset" / "0.tar", {"1.jpg": b"", "1.txt": "x"})
     files.parquet(tmp_path / "parquet" / "data" / "train.parquet", [{"image": b"", "text": "x"}])
     files.jsonl(tmp_path / "vqa" / "qa.jsonl", [{**photo, "question": "q", "answer": "a"}])
+    files.open_ended(tmp_path / "open_ended")
     files.jsonl(tmp_path / "chat" / "chat.jsonl", [{**photo, "conversations": []}])
     files.jsonl(tmp_path / "chat2" / "chat.jsonl", [{**photo, "messages": []}])
     files.jsonl(tmp_path / "documents" / "d.jsonl", [{"parts": [photo, {"text": "x"}]}])

@@ -29,3 +29,17 @@ def interval(values: Floats, level: float = 0.95) -> Interval:
 def mean_interval(values: Floats, *, seed: int = 0, resamples: int = 1000) -> Interval:
     """Interval of the mean of per-sample scores."""
     return interval(weights(len(values), seed=seed, resamples=resamples) @ values / len(values))
+
+
+def crossed_interval(values: Floats, *, seed: int = 0, resamples: int = 1000) -> Interval:
+    """Interval of the mean of scores of the same samples in several trials: samples and trials are both drawn anew.
+
+    With one trial it is `mean_interval`.
+    Shapes:
+        values: (trials, samples)
+    """
+    trials, samples = values.shape
+    of_samples = weights(samples, seed=seed, resamples=resamples)  # (R, samples)
+    of_trials = weights(trials, seed=seed + 1, resamples=resamples)  # (R, trials)
+    means = ((of_trials @ values) * of_samples).sum(axis=1) / (trials * samples)
+    return interval(means)

@@ -42,7 +42,7 @@ class VisDial(Task):
             raise UsageError(
                 "visdial: expected a system that scores answers or finds pictures, found one that does neither"
             )
-        official = self.chosen(options, "compat") == "official"
+        official = self.chosen(options.settings, "compat") == "official"
         dialogues = [_Dialogue.of(sample) for sample in samples]
         rounds = sum(len(dialogue.rounds) for dialogue in dialogues) if writes else 0
         moved = counter(progress, rounds + 2 * len(samples) * isinstance(responder, Retriever))
@@ -52,7 +52,7 @@ class VisDial(Task):
         notes: list[str] = []
         if writes:
             assert isinstance(responder, Likelihood)
-            mean = self.chosen(options, "score") == "mean"
+            mean = self.chosen(options.settings, "score") == "mean"
             scores = [_scores(responder, dialogue, moved, official=official, mean=mean) for dialogue in dialogues]
             metrics, ends, notes = _it2t(dialogues, scores, options, official=official)
             rows = _rows(dialogues, scores)

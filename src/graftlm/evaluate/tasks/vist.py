@@ -56,7 +56,7 @@ class Vist(Task):
     def run(self, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress) -> Outcome:
         """Raises: UsageError for a system that finds no pictures; DataError when no story has all its photos."""
         retriever = as_retriever(responder, self.name)
-        official = self.chosen(options, "compat") == "official"
+        official = self.chosen(options.settings, "compat") == "official"
         photos = _gallery(samples, official)
         number = {photo: place for place, photo in enumerate(photos)}
         stories = [story for sample in samples if (story := _Story.of(sample, official, number)) is not None]
