@@ -157,6 +157,7 @@ class HuggingFaceLM(LanguageModel):
         self._config = model.config.get_text_config()
         self.tokenizer = TextTokenizer(tokenizer, name=name, eos_id=_first(self._config.eos_token_id))
         self._decoder, self._layers = self._find_decoder()
+        self.num_layers = len(self._layers)
         accepted = inspect.signature(self._decoder.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._hooks: MemoryHooks | None = None
@@ -197,6 +198,11 @@ class HuggingFaceLM(LanguageModel):
                 # and gradients through the repacked weights are wrong (0.50.2).
                 part.support_avx512bf16_for_cpu = False
         return cls(model, tokenizer, fingerprint, name=name)
+
+    @property
+    def blocks(self) -> Mapping[int, nn.Module]:
+        """The attached blocks."""
+        return {} if self._hooks is None else self._hooks.blocks
 
     @property
     def prefix_geometry(self) -> PrefixGeometry:

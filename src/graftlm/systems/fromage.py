@@ -189,7 +189,11 @@ class FROMAGe(System):
         pictures: Pictures | None = None,
     ) -> list[Sentence]:
         """Answers of text, and of pictures from a gallery where one is given."""
-        decoding, prompts, ids = decoding or Decoding(), [one.prompt() for one in sentences], self.lm.extra_ids
         if gallery is None:
-            return super().respond(prompts, forbid(decoding, ids))
-        return answer_with_pictures(self, self.lm, prompts, decoding, pictures or Pictures(), gallery, ids)
+            return super().respond(sentences, decoding)
+        prompts, decoding, pictures = [s.prompt() for s in sentences], decoding or Decoding(), pictures or Pictures()
+        return answer_with_pictures(self, self.lm, prompts, decoding, pictures, gallery, self.lm.extra_ids)
+
+    def decoding(self, decoding: Decoding) -> Decoding:
+        """Without a gallery [RET] is never written."""
+        return forbid(decoding, self.lm.extra_ids)

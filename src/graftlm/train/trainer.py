@@ -211,7 +211,7 @@ class Trainer:
         means = {name: sum(row[name] for row in window) / len(window) for name in window[0]}
         rate = means.pop("sentences") / means.pop("step_s")
         values = {**means, "lr": window[-1]["lr"], "captions_per_s": rate, "seconds": state.elapsed_s}
-        self._log.write("train", state.step, **values)
+        self._log.write("train", state.step, **values, **self._system.figures())
         window.clear()
 
     def _validate(self) -> bool:
