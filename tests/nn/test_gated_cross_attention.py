@@ -16,7 +16,9 @@ from graftlm.nn.gated_cross_attention import GatedCrossAttention
 ROWS, LENGTH, DIM, PLACES, WIDTH = 2, 5, 24, 6, 16
 
 
-def block(variant: str = "paper", gate: Any = "scalar", value: float = 0.7, dropout: float = 0.0) -> GatedCrossAttention:
+def block(
+    variant: str = "paper", gate: Any = "scalar", value: float = 0.7, dropout: float = 0.0
+) -> GatedCrossAttention:
     torch.manual_seed(0)
     geometry = VARIANTS[variant].block(DIM, 4, width=0, dropout=dropout)
     made = GatedCrossAttention(DIM, WIDTH, geometry, gate=gate)

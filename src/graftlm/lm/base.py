@@ -176,7 +176,8 @@ class LanguageModel(nn.Module, ABC):
     """A causal language model whose own weights are not trained unless a system says so.
 
     Attributes:
-        dim: D; vocab_size: V; context_length: positions it was made for; num_layers: decoder layers
+        dim: D; vocab_size: V; context_length: positions it was made for
+        num_layers: decoder layers; hidden_dim: width of what goes from one to the next, nearly always D
         tokenizer: its tokenizer; fingerprint: hex digest of config, weights and tokenizer
     """
 
@@ -184,6 +185,7 @@ class LanguageModel(nn.Module, ABC):
     vocab_size: int
     context_length: int
     num_layers: int
+    hidden_dim: int
     tokenizer: Tokenizer
     fingerprint: str
 

@@ -17,8 +17,8 @@ class Continuation:
     """Rows of one batch behind their cache.
 
     A new token reads the memory that the last position of its row's prompt may read: its memory mask is that
-    position's row of the mask. What cross-attention makes of the memory is made once. The prefix goes in with the prompt
-    and lives in the cache from then on.
+    position's row of the mask. What cross-attention makes of the memory is made once. The prefix goes in with the
+    prompt and lives in the cache from then on.
 
     Attributes:
         logits: (R, V), for the next token of every row

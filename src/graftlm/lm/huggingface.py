@@ -32,7 +32,7 @@ from graftlm.lm.checks import check_inputs, position_ids, wanted_layers
 from graftlm.lm.fingerprint import model_fingerprint
 from graftlm.lm.frozen_llama import FrozenLlama, is_frozen_llama
 from graftlm.lm.hooks import KEYWORD, MemoryHooks, Probe
-from graftlm.lm.packed_llama import PackedLlama
+from graftlm.lm.packed_llama import Attached, PackedLlama
 from graftlm.lm.pages import give_back
 from graftlm.lm.tokenizer import TextTokenizer
 
@@ -157,11 +157,11 @@ class HuggingFaceLM(LanguageModel):
         self._config = model.config.get_text_config()
         self.tokenizer = TextTokenizer(tokenizer, name=name, eos_id=_first(self._config.eos_token_id))
         self._decoder, self._layers = self._find_decoder()
-        self.num_layers = len(self._layers)
         accepted = inspect.signature(self._decoder.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._hooks: MemoryHooks | None = None
         self.dim = model.get_input_embeddings().weight.shape[1]
+        self.num_layers, self.hidden_dim = len(self._layers), int(getattr(self._config, "hidden_size", self.dim))
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.context_length = getattr(self._config, "max_position_embeddings", None) or _UNBOUNDED
         self._kv_shapes: list[tuple[int, int]] = []
@@ -247,13 +247,14 @@ class HuggingFaceLM(LanguageModel):
         check_inputs(self, inputs, past=0 if cache is None else cache.length, has_blocks=has_blocks)
         inner = wanted_layers(layers, len(self._layers))
         if cache is None and not inner and (weights := self._quick_weights(inputs)) is not None:
-            hidden, logits = llama_gradient.run(weights, inputs, at)
+            hidden, logits = llama_gradient.run(weights, inputs, at, self.blocks)
             return LMOutput(logits, hidden, None, (hidden,) * len(layers))
         past, mask = self._past(inputs, cache)
         length = inputs.embeds.shape[1]
-        packed = None if cache is None or inner or inputs.memory is not None else cache.packed
+        packed = None if cache is None or inner else cache.packed
         if packed is not None and not torch.is_grad_enabled():
-            hidden, logits = packed(inputs.embeds.to(self._dtype), inputs.mask, cache, at)
+            attached = None if inputs.memory is None else Attached(inputs.memory, self.blocks)
+            hidden, logits = packed(inputs.embeds.to(self._dtype), inputs.mask, cache, at, attached)
             cache.length += length
             return LMOutput(logits, hidden, cache, (hidden,) * len(layers))
         arguments: dict[str, Any] = {"attention_mask": mask, "past_key_values": past, "use_cache": past is not None}
@@ -372,7 +373,7 @@ class HuggingFaceLM(LanguageModel):
 
     def _quick_weights(self, inputs: LMInputs) -> FrozenLlama | None:
         """The same for a whole pass without a cache, where it is short."""
-        if not self._is_tried or inputs.memory is not None or not llama_gradient.is_short(inputs):
+        if not self._is_tried or not llama_gradient.is_short(inputs):
             return None
         if torch.is_autocast_enabled("cpu"):  # it would change the precision of some of its products
             return None

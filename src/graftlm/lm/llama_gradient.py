@@ -1,17 +1,19 @@
 """A whole pass of a frozen Llama-type decoder on a CPU, with a backward pass written out by hand.
 
-Only inputs and prefixes get gradients, so no input of a frozen map is kept. Padding goes through no map; the residual
-gradient is summed in float32. Values equal the modules' own bit by bit up to the attention's rounding, gradients to
-1e-5 in float32 (tests/parity/test_llama_gradient.py).
+Only inputs, prefixes and what cross-attention blocks read get gradients, so no input of a frozen map is kept. Padding
+goes through no map; the residual gradient is summed in float32 from one block to the next. Values equal the modules'
+own bit by bit up to the attention's rounding, gradients to 1e-5 in float32 (tests/parity/test_llama_gradient.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftlm.errors import UnsupportedLMError
@@ -67,8 +69,10 @@ def is_short(inputs: LMInputs) -> bool:
     return length * (past + length) <= LARGEST_SCORES and bool(inputs.mask.any())
 
 
-def run(weights: FrozenLlama, inputs: LMInputs, at: Tensor | None) -> tuple[Tensor, Tensor]:
-    """All of a batch without a cache.
+def run(
+    weights: FrozenLlama, inputs: LMInputs, at: Tensor | None, blocks: Mapping[int, nn.Module]
+) -> tuple[Tensor, Tensor]:
+    """All of a batch without a cache; `blocks` read its memory, if it has one, before the layers of their number.
 
     Shapes:
         at: (B, L) bool or None, as in `LanguageModel.forward`
@@ -76,9 +80,16 @@ def run(weights: FrozenLlama, inputs: LMInputs, at: Tensor | None) -> tuple[Tens
     """
     places = _places(weights, inputs)
     embeds = inputs.embeds.to(weights.norm.dtype)
-    keys, values = (None, None) if inputs.prefix is None else (inputs.prefix.keys, inputs.prefix.values)
     states = places.pack(embeds)  # (T, D)
-    states = _Stack.apply(weights, places, states, keys, values)  # type: ignore[no-untyped-call]
+    reading = {} if inputs.memory is None else blocks
+    for start, stop in pairwise(sorted({0, *reading, len(weights.layers)})):
+        if start in reading:
+            read = reading[start](places.spread(states), inputs.memory)  # (B, L, D)
+            states = places.pack(read.to(states.dtype))
+        prefix = (None, None)
+        if inputs.prefix is not None:
+            prefix = (inputs.prefix.keys[start:stop], inputs.prefix.values[start:stop])
+        states = _Stack.apply(weights, range(start, stop), places, states, *prefix)  # type: ignore[no-untyped-call]
     hidden = places.spread_zero(states)
     if at is None:
         logits = _Head.apply(weights, hidden.flatten(0, 1))  # type: ignore[no-untyped-call]
@@ -124,48 +135,63 @@ class _Head(torch.autograd.Function):
 
 
 class _Stack(torch.autograd.Function):
-    """All layers and the last norm: states (T, D), prefix keys and values (layers, B, G, P, d) or None."""
+    """Layers in a row, and the last norm where they are the last: states (T, D).
+
+    The prefix's keys and values are of these layers alone, (layers, B, G, P, d), or None.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, weights: FrozenLlama, places: _Places, states: Tensor, keys: Tensor | None, values: Tensor | None
+        ctx: Any,
+        weights: FrozenLlama,
+        span: range,
+        places: _Places,
+        states: Tensor,
+        keys: Tensor | None,
+        values: Tensor | None,
     ) -> Tensor:
-        ctx.weights, ctx.places = weights, places
+        ctx.layers, ctx.places = [weights.layers[index] for index in span], places
+        ctx.weights, ctx.closes = weights, span.stop == len(weights.layers)
         ctx.prefix = None if keys is None else (keys.shape, keys.dtype)
         keeps = any(ctx.needs_input_grad)
         kept: list[Tensor] = []
-        for index, layer in enumerate(weights.layers):
+        for index, layer in enumerate(ctx.layers):
             prefix = None if keys is None or values is None else (keys[index], values[index])
             states, held = _layer(weights, places, layer, states, prefix)
             if keeps:
                 kept += held
-        result, scale = weights.normalise(states, weights.norm)
-        if keeps:
-            ctx.save_for_backward(states, scale, *kept)
+        if ctx.closes:
+            result, scale = weights.normalise(states, weights.norm)
+            kept = [*kept, states, scale] if keeps else kept
+        else:
+            result = states
+        ctx.save_for_backward(*kept)
         return result
 
     @staticmethod
     def backward(ctx: Any, grads: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise UnsupportedLMError("no second derivative of a frozen decoder is there; call lm.requires_grad_(True)")
-        weights, places = ctx.weights, ctx.places
-        states, scale, *kept = ctx.saved_tensors
-        wants_states, wants_prefix = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:])
-        stream = torch.zeros(states.shape, dtype=torch.float32)
-        _add_norm_gradient(stream, grads, states, scale, weights.norm)
+        weights, places, kept = ctx.weights, ctx.places, ctx.saved_tensors
+        wants_states, wants_prefix = ctx.needs_input_grad[3], any(ctx.needs_input_grad[4:])
+        if ctx.closes:
+            stream = torch.zeros(grads.shape, dtype=torch.float32)
+            _add_norm_gradient(stream, grads, *kept[-2:], weights.norm)
+        else:
+            stream = grads.to(torch.float32, copy=True)
         found: list[Tensor | None] = [None, None]
         if wants_prefix:
             shape, dtype = ctx.prefix
             found = [torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)]
-        for index in reversed(range(len(weights.layers))):
-            layer, held = weights.layers[index], kept[index * _KEPT : (index + 1) * _KEPT]
+        for index in reversed(range(len(ctx.layers))):
+            layer, held = ctx.layers[index], kept[index * _KEPT : (index + 1) * _KEPT]
             stops = index == 0 and not wants_states
             prefix = _layer_gradient(weights, places, layer, held, stream, stops=stops)
             if wants_prefix:
                 for total, grad in zip(found, prefix, strict=True):
                     assert total is not None
                     total[index] = grad[:, :, : total.shape[3]]
-        return None, None, stream.to(states.dtype) if wants_states else None, *found
+        return None, None, None, stream.to(grads.dtype) if wants_states else None, *found
 
 
 def _layer(
@@ -215,7 +241,7 @@ def _attended(
 
 
 def _layer_gradient(
-    weights: FrozenLlama, places: _Places, layer: FrozenLayer, held: list[Tensor], stream: Tensor, *, stops: bool
+    weights: FrozenLlama, places: _Places, layer: FrozenLayer, held: Sequence[Tensor], stream: Tensor, *, stops: bool
 ) -> tuple[Tensor, Tensor]:
     """Turns the gradient `stream` (T, D) of a layer's result, in place, into that of its input.
 

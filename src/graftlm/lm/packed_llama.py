@@ -1,18 +1,20 @@
 """Decoding of frozen Llama-type decoders in bfloat16 on a CPU, from weights laid out once for the matrix kernels.
 
 Padding is left out of every matrix product. Results equal the modules' own bit by bit
-(tests/parity/test_packed_llama.py).
+(tests/parity/test_packed_llama.py); cross-attention blocks see what they see there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graftlm.lm.base import Memory
 from graftlm.lm.frozen_llama import FrozenLayer, FrozenLlama
 
 
@@ -24,6 +26,23 @@ class Past(Protocol):
 
     def layer(self, index: int) -> Tensor:
         """Keys and values of one layer, (2, B, G, capacity, d)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A memory and the blocks that read it, by decoder layer."""
+
+    memory: Memory
+    blocks: Mapping[int, nn.Module]
+
+    def apply(self, index: int, states: Tensor, mask: Tensor) -> Tensor:
+        """What layer `index` is to see: states (T, D) of the positions in mask (B, L)."""
+        if index not in self.blocks:
+            return states
+        padded = states.new_zeros(*mask.shape, states.shape[1])
+        padded[mask] = states
+        changed: Tensor = self.blocks[index](padded, self.memory)
+        return changed[mask].to(states.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +67,9 @@ class PackedLlama:
     def __init__(self, weights: FrozenLlama) -> None:
         self._weights = weights
 
-    def __call__(self, embeds: Tensor, mask: Tensor, past: Past, at: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, embeds: Tensor, mask: Tensor, past: Past, at: Tensor | None, attached: Attached | None = None
+    ) -> tuple[Tensor, Tensor]:
         """New positions behind a cache, which takes their keys and values; its mask and length are the caller's part.
 
         Shapes:
@@ -59,6 +80,8 @@ class PackedLlama:
         step = mask.shape[1] == 1 and len(places.rows) == len(mask)
         states = embeds[:, 0] if step else embeds[mask]  # (T, D)
         for index, layer in enumerate(self._weights.layers):
+            if attached is not None:
+                states = attached.apply(index, states, mask)
             states = self._apply(layer, states, past.layer(index), places, past.length, mask)
         states, _ = self._weights.normalise(states, self._weights.norm)
         output = self._weights.output

@@ -110,7 +110,7 @@ class ToyLM(LanguageModel):
         self.dim = dim
         self.vocab_size = self.tokenizer.vocab_size
         self.context_length = 1024
-        self.num_layers = num_layers
+        self.num_layers, self.hidden_dim = num_layers, dim
         self.num_heads = num_heads
         self.tokens = nn.Embedding(self.vocab_size, dim)
         self.layers = nn.ModuleList([_Layer(dim, num_heads) for _ in range(num_layers)])

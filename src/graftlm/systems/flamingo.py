@@ -87,7 +87,7 @@ class Flamingo(System):
         """Wires the parts. Raises: ConfigError for heads that do not divide a width, or where no layer is chosen."""
         variant, encoder = VARIANTS[config.variant], parts.encoder("image")
         lm, width = ExtendedLM(parts.lm, 1 + config.chunk_end, norm="free"), config.width or encoder.dim
-        for dim in variant.divided(encoder.dim, lm.dim, width=config.width):
+        for dim in variant.divided(encoder.dim, lm.hidden_dim, width=config.width):
             if dim % config.heads:
                 raise ConfigError(f"system.heads: {config.heads} heads do not divide a width of {dim}; change either")
         geometry = variant.resampler(width, config.heads, width=config.width, dropout=config.dropout)
@@ -96,9 +96,9 @@ class Flamingo(System):
         )
         size = encoder.num_positions
         connector = Perceiver(encoder.dim, width, resampler, positions_per_frame=size, dropout=config.dropout)
-        geometry = variant.block(lm.dim, config.heads, width=config.width, dropout=config.dropout)
+        geometry = variant.block(lm.hidden_dim, config.heads, width=config.width, dropout=config.dropout)
         layers = _layers(config, variant.offset, lm.num_layers)
-        blocks = {layer: GatedCrossAttention(lm.dim, width, geometry, gate=config.gate) for layer in layers}
+        blocks = {layer: GatedCrossAttention(lm.hidden_dim, width, geometry, gate=config.gate) for layer in layers}
         return cls(config, Parts(lm, parts.encoders), connector, blocks)
 
     @property
