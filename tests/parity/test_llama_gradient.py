@@ -268,6 +268,7 @@ def test_blocks_between_the_layers_learn_as_behind_hooks(with_prefix: bool, want
     assert max(errors) < 1e-5, errors
 
 
+@torch.no_grad()
 def test_blocks_that_nothing_is_given_to_read_are_passed_by() -> None:
     lm, (mask, _) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
     inputs = LMInputs(leaves()[0].detach(), mask)

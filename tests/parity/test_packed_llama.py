@@ -136,7 +136,7 @@ def test_blocks_read_a_memory_as_behind_hooks() -> None:
     memory = Memory(torch.randn(4, 5, 12), torch.rand(*inputs.mask.shape, 5) > 0.5)
     embeds = torch.randn(4, 1, WIDTH).to(torch.bfloat16)
     step = LMInputs(embeds, torch.ones(4, 1, dtype=torch.bool), memory=Memory(memory.states, memory.mask[:, -1:]))
-    for name, is_packed, gate in (("packed", True, 0.5), ("hooked", False, 0.5), ("closed", True, 0.0)):
+    for name, is_packed, gate in (("packed", True, 2.0), ("hooked", False, 2.0), ("closed", True, 0.0)):
         torch.nn.init.constant_(block.attention_gate, gate)
         torch.nn.init.constant_(block.dense_gate, gate)
         cache = lm.new_cache(4, 20)

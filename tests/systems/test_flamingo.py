@@ -141,8 +141,8 @@ def test_words_go_with_the_next_picture_in_training_alone_and_as_often_as_asked(
     moved = always.train().losses(batch)["caption"]
     assert (moved - plain).abs() > 1e-4
     torch.manual_seed(0)
-    found = {round(float(half.train().losses(batch[:1])["caption"]), 5) for _ in range(20)}
-    assert found == {round(float(plain), 5), round(float(moved), 5)}
+    found = {round(half.train().losses(batch[:1])["caption"].item(), 5) for _ in range(20)}
+    assert found == {round(plain.item(), 5), round(moved.item(), 5)}
 
 
 def test_a_single_picture_keeps_its_words_whatever_the_probability() -> None:

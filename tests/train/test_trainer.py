@@ -147,7 +147,7 @@ def test_a_step_sums_a_batch_of_every_dataset_times_its_factor(make_recipe: Reci
         grads = [parameter.grad.flatten() for _, parameter in run.system.trainable()]
     train(recipe, run_folder=tmp_path / "run", quiet=True)
     row = read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
-    assert row["loss"] == pytest.approx(float(total), rel=1e-5)
+    assert row["loss"] == pytest.approx(total.item(), rel=1e-5)
     assert row["grad_norm"] == pytest.approx(float(torch.cat(grads).norm()), rel=1e-4)
 
 

@@ -50,7 +50,8 @@ class Opening:
         """The same rows, which all begin with `sentence`, with keys and values in place of the positions they share.
 
         A row keeps one position at least. Where the pictures of a row stand before all words as a per-layer prefix, no
-        two rows share any, and they stay as they are.
+        two rows share any, and they stay as they are. A language model whose sliding window is shorter than a prompt
+        counts the padding of shorter rows in it, as with any prefix: give it rows of one length.
         Shapes:
             inputs: padded on the right
         """
