@@ -1,6 +1,6 @@
 """Many queries behind one few-shot prompt: the prompt computed once, against whole prompts.
 
-    python benchmarks/fewshot_cache.py [--json] [--data DIR] [--shots 8] [--queries 48] [--batch 16] [--threads 2]
+    python benchmarks/fewshot_cache.py [--json] [--data DIR] [--shots 8] [--queries 96] [--batch 32] [--threads 2]
 
 Photos of Flickr8k with a caption each, then a photo to be captioned, through SmolLM2-135M and a Flamingo of random
 weights with open gates: what it writes is noise, what it costs is not. "Ours" is `System.respond_after` an opening,
@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data" / "flickr8k"))
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--shots", type=int, default=8)
-    parser.add_argument("--queries", type=int, default=48)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--queries", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -53,7 +53,7 @@ class Perceiver(Connector):
         frames = ((features.mask.sum(dim=1) + size - 1) // size).clamp(min=1)  # (N,)
         found: list[Tensor] = []
         order: list[Tensor] = []
-        for count in frames.unique().tolist():
+        for count in sorted(set(frames.tolist())):
             items = (frames == count).nonzero()[:, 0]
             found.append(read(tokens[items, : count * size], features.mask[items, : count * size], count))
             order.append(items)

@@ -86,10 +86,10 @@ def run(
         if start in reading:
             read = reading[start](places.spread(states), inputs.memory)  # (B, L, D)
             states = places.pack(read.to(states.dtype))
-        prefix = (None, None)
-        if inputs.prefix is not None:
-            prefix = (inputs.prefix.keys[start:stop], inputs.prefix.values[start:stop])
-        states = _Stack.apply(weights, range(start, stop), places, states, *prefix)  # type: ignore[no-untyped-call]
+        keys, values = (None, None) if inputs.prefix is None else (inputs.prefix.keys, inputs.prefix.values)
+        if keys is not None and values is not None:
+            keys, values = keys[start:stop], values[start:stop]
+        states = _Stack.apply(weights, range(start, stop), places, states, keys, values)  # type: ignore[no-untyped-call]
     hidden = places.spread_zero(states)
     if at is None:
         logits = _Head.apply(weights, hidden.flatten(0, 1))  # type: ignore[no-untyped-call]
@@ -176,7 +176,7 @@ class _Stack(torch.autograd.Function):
         wants_states, wants_prefix = ctx.needs_input_grad[3], any(ctx.needs_input_grad[4:])
         if ctx.closes:
             stream = torch.zeros(grads.shape, dtype=torch.float32)
-            _add_norm_gradient(stream, grads, *kept[-2:], weights.norm)
+            _add_norm_gradient(stream, grads, kept[-2], kept[-1], weights.norm)
         else:
             stream = grads.to(torch.float32, copy=True)
         found: list[Tensor | None] = [None, None]

@@ -45,9 +45,10 @@ def read_media(lm: LanguageModel, batch: TokenBatch, inputs: LMInputs, shares: T
         states[0] = lm(replace(inputs, memory=None), layers=(0,)).layers[0]
     blocks: dict[int, Any] = dict(lm.blocks)
     weights = [blocks[layer].weights(states[layer], inputs.memory).mean(dim=1) for layer in layers]  # (B, L, n * K)
-    by_vector = torch.stack(weights, dim=1).unflatten(-1, (-1, shares.shape[1]))  # (B, layers, L, n, K)
+    by_vector = torch.stack(weights, dim=1)  # (B, layers, L, n * K)
+    by_vector = by_vector.view(*by_vector.shape[:3], -1, shares.shape[1])  # (B, layers, L, n, K)
     joined, _ = gather_items(shares.to(by_vector.dtype), batch.rows, len(batch.ids))  # (B, n * K, S)
-    places = torch.einsum("btlnk,bnks->btlns", by_vector, joined.unflatten(1, (-1, shares.shape[1])))
+    places = torch.einsum("btlnk,bnks->btlns", by_vector, joined.view(len(joined), -1, *shares.shape[1:]))
     counts = torch.bincount(batch.rows, minlength=len(batch.ids)).tolist()
     found = []
     for row, count in enumerate(counts):

@@ -77,7 +77,8 @@ class CrossAttention(nn.Module):
         queries = self.query_norm(self._split(self.to_queries(states))) * self.head_dim**-0.5
         barred = ~mask[:, None]  # (B, 1, L, M)
         scores = (queries @ projected[0].mT).masked_fill(barred, torch.finfo(queries.dtype).min)
-        return scores.softmax(dim=-1).masked_fill(barred, 0.0)
+        weights: Tensor = scores.softmax(dim=-1).masked_fill(barred, 0.0)
+        return weights
 
     def forward(self, states: Tensor, projected: Tensor, mask: Tensor) -> Tensor:
         """What the queries read, (B, L, dim); arguments as `weights`."""
@@ -86,7 +87,7 @@ class CrossAttention(nn.Module):
         return output
 
     def _split(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)  # (B, H, T, d)
+        return states.view(*states.shape[:2], self.heads, self.head_dim).transpose(1, 2)  # (B, H, T, d)
 
 
 class Dense(nn.Module):

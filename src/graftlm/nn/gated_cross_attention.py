@@ -58,7 +58,8 @@ class GatedCrossAttention(nn.Module):
         hidden = hidden.to(self.attention.to_queries.weight.dtype)
         read = self.attention(self.norm_attention(hidden), self._projected(memory), memory.mask)
         hidden = hidden + self.attention_gate.tanh() * read
-        return hidden + self.dense_gate.tanh() * self.dense(self.norm_dense(hidden))
+        added: Tensor = self.dense_gate.tanh() * self.dense(self.norm_dense(hidden))
+        return hidden + added
 
     def weights(self, hidden: Tensor, memory: ReadableMemory) -> Tensor:
         """How much each word reads of what: (B, H, L, M)."""
