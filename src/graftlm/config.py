@@ -51,6 +51,10 @@ class DataTable(Table):
     """Where sentences come from."""
 
     train: dict[str, Any] = Field(description="reader and its arguments for the training sentences")
+    also: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="more training data, each with the `factor` of its losses; a step takes a batch of every one",
+    )
     val: dict[str, Any] | None = Field(None, description="reader and its arguments for validation; null: none")
     blind: bool = Field(False, description="every picture is replaced by a black one (Frozen's train-blind control)")
     cache_features: bool = Field(True, description="encode each medium once and keep its features on disk")

@@ -19,7 +19,10 @@ from tests.pictures import picture
 GREEDY = Decoding(max_tokens=20)
 CAPTIONS = ("a red dog", "two blue cats", "the green sea", "one old hat")
 TOYS = {"lm": "toy", "encoder": "toy", "text_encoder": "toy-text", "precision": "float32"}
-STEERING: dict[str, dict[str, int]] = {"fromage": {"num_tokens": 4}}
+STEERING: dict[str, dict[str, int]] = {
+    "fromage": {"num_tokens": 4},
+    "flamingo": {"every": 1, "num_latents": 8, "depth": 2, "heads": 4},
+}
 """What a system needs beside its defaults to steer a toy: one visual token is too few for random weights."""
 WRITING = [name for name in system_names() if issubclass(system_class(name).Config, SystemConfig)]
 SILENT = sorted(set(system_names()) - set(WRITING))

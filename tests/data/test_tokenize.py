@@ -182,3 +182,44 @@ def test_bos_stands_before_every_text_or_is_a_target_where_the_layout_says_so() 
 def test_a_dialogue_that_ends_with_a_sought_picture_stays_open() -> None:
     dialogue = Sentence.of(Text("hi", role="user"), Image.sought("assistant"))
     assert segments(dialogue, TOKENIZER)[-1] == Image.sought("assistant")
+
+
+MARK, END = 300, 301
+CHUNKS = Layout(media_id=MARK, chunk_end_id=END)
+
+
+def test_a_marker_stands_for_a_picture_and_a_token_closes_its_words() -> None:
+    page = Sentence.of("a", Image("1.jpg"), "b", "c", Image("2.jpg"), Image("3.jpg"), Text("d", target=True))
+    batch = tokenize([page], TOKENIZER, CHUNKS)
+    assert batch.ids[0].tolist() == [BOS, 97, END, MARK, 98, 99, END, MARK, MARK, 100, END, EOS]
+    assert batch.seen[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 3, 3, 3, 3]
+    assert (batch.slots == -1).all()
+    assert batch.labels[0].tolist() == [IGNORED] * 9 + [100, END, EOS]
+    assert len(batch.media) == 3
+
+
+def test_the_end_of_a_chunk_is_a_target_where_its_words_are() -> None:
+    shots = caption("a") + Sentence.of(Image("b.jpg"), "b") + caption("c")
+    batch = tokenize([shots], TOKENIZER, CHUNKS)
+    assert batch.ids[0].tolist() == [BOS, MARK, 97, END, MARK, 98, END, MARK, 99, END, EOS]
+    wanted = [IGNORED, IGNORED, 97, END, IGNORED, IGNORED, IGNORED, IGNORED, 99, END, EOS]
+    assert batch.labels[0].tolist() == wanted
+
+
+def test_a_prompt_stays_open_for_the_words_of_its_last_picture() -> None:
+    prompt = Sentence.of(Image("a.jpg"), "a", Image("b.jpg"), "Output:")
+    assert tokenize([prompt], TOKENIZER, CHUNKS).ids[0].tolist()[-7:] == [*b"Output:"]
+
+
+def test_eos_may_close_chunks_itself_and_then_stands_once() -> None:
+    layout = Layout(media_id=MARK, chunk_end_id=EOS, eos=False)
+    assert tokenize([caption("a") + caption("b")], TOKENIZER, layout).ids[0].tolist() == [
+        BOS, MARK, 97, EOS, MARK, 98, EOS,
+    ]  # fmt: skip
+
+
+def test_the_turns_of_a_dialogue_are_closed_by_the_template_alone() -> None:
+    said = Sentence.of(Text("a", role="user"), Image("b.jpg", role="user"), Text("c", role="assistant", target=True))
+    ids = tokenize([said], TOKENIZER, CHUNKS).ids[0].tolist()
+    assert END not in ids
+    assert ids.count(MARK) == 1

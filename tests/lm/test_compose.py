@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from graftlm.data.sentence import Image, Sentence, Text
-from graftlm.data.tokenize import Layout, tokenize
+from graftlm.data.tokenize import Layout, TokenBatch, tokenize
 from graftlm.errors import ShapeError
-from graftlm.lm.compose import compose, gather_items, latest_media_mask, prefix_of_items
+from graftlm.lm.compose import compose, following_items, gather_items, memory_of_items, prefix_of_items
 from graftlm.lm.toy import ToyLM
 
 LM = ToyLM()
@@ -68,7 +68,35 @@ def test_one_item_a_row_takes_the_short_way_to_the_same_prefix() -> None:
     assert torch.equal(tokens, soft)
 
 
+def page() -> TokenBatch:
+    """A row of two pictures with words around them, and one of words alone."""
+    return batch_of(Sentence.of("a", Image("1.jpg"), "b", Image("2.jpg"), "c"), Sentence.of("xy"), tokens=0)
+
+
 def test_a_token_reads_the_latest_picture_before_it() -> None:
-    batch = batch_of(Sentence.of("a", Image("1.jpg"), "b", Image("2.jpg"), "c"), tokens=0)
-    mask = latest_media_mask(batch, per_item=2, most_items=2)
-    assert mask[0].int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]]
+    tokens = torch.arange(8.0).view(2, 2, 2)
+    batch = page()
+    memory = memory_of_items(tokens, batch.rows, batch.seen)
+    assert memory.mask[0].int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]]
+    assert memory.states[0].tolist() == tokens.flatten(0, 1).tolist()
+    assert not memory.mask[1].any()
+
+
+def test_or_every_picture_before_it_and_none_after() -> None:
+    batch = page()
+    memory = memory_of_items(torch.randn(2, 2, 2), batch.rows, batch.seen, earlier_too=True)
+    assert memory.mask[0].int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    assert not memory.mask[1].any()
+
+
+def test_words_of_chosen_rows_go_with_the_picture_after_them_and_the_last_with_none() -> None:
+    batch = page()
+    assert following_items(batch, torch.tensor([True, True])).tolist() == [[1, 2, 0], [0, 0, 0]]
+    assert torch.equal(following_items(batch, torch.tensor([False, True])), batch.seen)
+
+
+def test_rows_without_any_picture_have_a_memory_of_nothing() -> None:
+    batch = batch_of(Sentence.of("xy"), tokens=0)
+    memory = memory_of_items(torch.zeros(0, 3, 5), batch.rows, batch.seen)
+    assert memory.states.shape == (1, 0, 5)
+    assert memory.mask.shape == (1, 2, 0)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graftlm.errors import UnsupportedLMError
 from graftlm.lm import llama_gradient
-from graftlm.lm.base import KVPrefix, LMInputs
+from graftlm.lm.base import KVPrefix, LMInputs, Memory
 from graftlm.lm.huggingface import HuggingFaceLM
 from graftlm.losses import causal_lm
+from graftlm.nn.attention import Geometry
+from graftlm.nn.gated_cross_attention import GatedCrossAttention
 from tests.parity.test_decode_parity import VOCAB, tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -259,3 +262,53 @@ def test_training_a_weight_a_hook_or_a_long_text_takes_the_plain_pass() -> None:
     weight.requires_grad_(False)
     long = torch.ones(1, 200, dtype=torch.bool)
     assert not llama_gradient.is_short(LMInputs(torch.zeros(1, 200, WIDTH), long))
+
+
+def blocks_over(lm: HuggingFaceLM) -> nn.ModuleDict:
+    """Open blocks before the first and the last layer."""
+    torch.manual_seed(2)
+    geometry = Geometry(heads=2, head_dim=8, dense_dim=24)
+    made = nn.ModuleDict({str(layer): GatedCrossAttention(WIDTH, 12, geometry) for layer in (0, 2)})
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    lm.attach_cross_attention({int(layer): block for layer, block in made.items()})
+    return made
+
+
+@pytest.mark.parametrize("wants", [True, False])
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_blocks_between_the_layers_learn_as_behind_hooks(with_prefix: bool, wants: bool) -> None:
+    lm, (mask, at) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
+    made, sides = blocks_over(lm), []
+    readable = torch.rand(*mask.shape, 5, generator=torch.Generator().manual_seed(3)) > 0.5
+    for is_quick in (True, False):
+        embeds, tokens = leaves()
+        embeds.requires_grad_(wants)
+        states = torch.randn(len(LENGTHS), 5, 12, generator=torch.Generator().manual_seed(4)).requires_grad_()
+        prefix = None
+        if with_prefix:
+            prefix = KVPrefix.from_tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), lm.prefix_geometry)
+        inputs = LMInputs(embeds, mask, memory=Memory(states, readable), prefix=prefix)
+        handle = lm.model.model.register_forward_hook(lambda *_: None) if not is_quick else None
+        assert (lm._quick_weights(inputs) is not None) == is_quick
+        made.zero_grad()
+        loss = causal_lm(lm(inputs, at=at).logits, torch.arange(int(at.sum())) % VOCAB)
+        loss.backward()
+        if handle is not None:
+            handle.remove()
+        asked = [states, *made.parameters(), *([embeds] if wants else []), *([tokens] if with_prefix else [])]
+        sides.append([loss.detach(), *(tensor.grad.clone() for tensor in asked)])
+    errors = [difference(found, wanted) for found, wanted in zip(*sides, strict=True)]
+    assert max(errors) < 1e-5, errors
+
+
+@torch.no_grad()
+def test_blocks_that_nothing_is_given_to_read_are_passed_by() -> None:
+    lm, (mask, _) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
+    inputs = LMInputs(leaves()[0].detach(), mask)
+    plain = lm(inputs).logits
+    blocks_over(lm)
+    assert torch.equal(lm(inputs).logits, plain)
+    read = replace(inputs, memory=Memory(torch.ones(4, 1, 12), torch.ones(*mask.shape, 1, dtype=torch.bool)))
+    assert difference(lm(read).logits[mask], plain[mask]) > 1e-2

@@ -166,7 +166,6 @@ def test_masked_places_of_a_prefix_are_as_if_they_were_not_there(lm: HuggingFace
 def test_memory_with_a_closed_gate_changes_no_bit(lm: HuggingFaceLM, ids: Tensor) -> None:
     inputs = LMInputs(lm.embed(ids), right_mask())
     memory = Memory(torch.randn(ROWS, 5, 8), torch.ones(ROWS, LENGTH, 5, dtype=torch.bool))
-    lm.attach_cross_attention({})  # hooks on the layers end the use of quicker passes, which round elsewhere
     plain, names = lm(inputs).logits, set(lm.state_dict())
     closed, opened = GatedBlock(hidden_dim(lm), 0.0), GatedBlock(hidden_dim(lm), 1.0)
     lm.attach_cross_attention({1: closed})
@@ -220,11 +219,12 @@ def test_checkpointing_gives_the_same_gradients_with_memory(lm: HuggingFaceLM, i
             getattr(lm.model, switch if hasattr(lm.model, switch) else "gradient_checkpointing_enable")()
         embeds = lm.embed(ids).detach().requires_grad_()
         block.zero_grad()
-        lm(LMInputs(embeds, right_mask(), memory=memory)).logits.square().mean().backward()
+        lm(LMInputs(embeds, right_mask(), memory=memory)).logits[right_mask()].square().mean().backward()
         found.append([embeds.grad, *(parameter.grad.clone() for parameter in block.parameters())])
     refused = LMInputs(lm.embed(ids), right_mask(), prefix=random_prefix(lm, 2))
-    with pytest.raises(UnsupportedLMError, match="checkpointing"):
-        lm(refused)
+    if lm._quick_weights(refused) is None:  # a quicker pass has no checkpoints in which a prefix could get lost
+        with pytest.raises(UnsupportedLMError, match="checkpointing"):
+            lm(refused)
     switch = "activation_checkpointing_disable"
     getattr(lm.model, switch if hasattr(lm.model, switch) else "gradient_checkpointing_disable")()
     lm.model.eval()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from graftlm.lm.base import KVPrefix, LMInputs
+from graftlm.lm.base import KVPrefix, LMInputs, Memory
 from graftlm.lm.decode import Decoding, decode
 from graftlm.lm.frozen_llama import FrozenLlama, is_packable
 from graftlm.lm.huggingface import HuggingFaceLM
+from graftlm.nn.attention import Geometry
+from graftlm.nn.gated_cross_attention import GatedCrossAttention
 from tests.parity.test_decode_parity import VOCAB, tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -144,6 +147,30 @@ def test_a_prefix_and_all_logits_come_out_as_on_the_plain_path() -> None:
     error = (packed.logits - plain.logits)[inputs.mask].norm() / plain.logits[inputs.mask].norm()
     assert float(error) < 0.03  # the plain path has an attention of its own, rounded elsewhere
     assert float(packed.hidden[~inputs.mask].abs().sum()) == 0.0
+
+
+@torch.no_grad()
+def test_blocks_read_a_memory_as_behind_hooks() -> None:
+    lm, inputs, found = wrapped(llama()), prompts(), {}
+    block = GatedCrossAttention(WIDTH, 12, Geometry(heads=2, head_dim=8, dense_dim=24))
+    lm.attach_cross_attention({1: block})
+    memory = Memory(torch.randn(4, 5, 12), torch.rand(*inputs.mask.shape, 5) > 0.5)
+    embeds = torch.randn(4, 1, WIDTH).to(torch.bfloat16)
+    step = LMInputs(embeds, torch.ones(4, 1, dtype=torch.bool), memory=Memory(memory.states, memory.mask[:, -1:]))
+    for name, is_packed, gate in (("packed", True, 2.0), ("hooked", False, 2.0), ("closed", True, 0.0)):
+        torch.nn.init.constant_(block.attention_gate, gate)
+        torch.nn.init.constant_(block.dense_gate, gate)
+        cache = lm.new_cache(4, 20)
+        assert cache.packed is not None
+        cache.packed = cache.packed if is_packed else None
+        lm(replace(inputs, memory=memory), cache=cache)
+        found[name] = lm(step, cache=cache).logits
+    cache = lm.new_cache(4, 20)
+    lm(inputs, cache=cache)
+    plain = lm(replace(step, memory=None), cache=cache).logits
+    assert torch.equal(found["closed"], plain)
+    assert float((found["packed"] - found["hooked"]).norm() / found["hooked"].norm()) < 0.03
+    assert float((found["packed"] - plain).norm() / plain.norm()) > 0.1
 
 
 def test_a_weight_that_changes_a_hook_or_training_ends_the_use_of_packed_weights() -> None:

@@ -17,6 +17,7 @@ from graftlm.evaluate.task import Options
 from graftlm.lm.decode import Decoding
 from graftlm.lm.pictures import Pictures
 from graftlm.systems.base import system_class
+from graftlm.systems.flamingo import Flamingo, FlamingoConfig
 from graftlm.systems.fromage import FROMAGe, FROMAGeConfig
 
 pytestmark = [
@@ -82,3 +83,31 @@ def test_fromage_learns_to_find_photos_and_answers_with_them(shared_data: Path) 
     answers = system.respond(asked, Decoding(max_tokens=4), gallery=gallery, pictures=Pictures(bias=1e4))
     assert [len(answer.media()) for answer in answers] == [1, 1]
     assert all(not answer.media() for answer in system.respond(asked, Decoding(max_tokens=4)))
+
+
+def test_flamingo_learns_from_documents_of_photos_and_answers_behind_an_opening(shared_data: Path) -> None:
+    torch.manual_seed(0)
+    samples = read_all({"path": str(shared_data / "flickr8k"), "split": "train", "limit": 24})
+    pairs = [sample.sentence for sample in samples][::5]  # one caption a photo
+    documents = [first + second for first, second in zip(pairs[::2], pairs[1::2], strict=True)]
+    fields = {"every": 5, "num_latents": 16, "depth": 1, "heads": 4, "width": 144, "placement_probability": 0}
+    config = FlamingoConfig.model_validate(fields)
+    system = Flamingo.build(config, backbones.load_parts(config)).train()
+    assert sum(tensor.numel() for tensor in system.trainable_state().values()) <= 3_000_000
+    before = [parameter.clone() for parameter in system.lm.base.parameters()]
+    optimiser = torch.optim.Adam([parameter for _, parameter in system.trainable()], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = system.losses(documents)["caption"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    system.eval()
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(torch.equal(old, new) for old, new in zip(before, system.lm.base.parameters(), strict=True))
+    shots, queries = documents[0].context(), [pair.prompt() for pair in pairs[4:8]]
+    decoding = Decoding(max_tokens=6)
+    whole = system.respond([shots + query for query in queries], decoding)
+    behind = system.respond_after(system.opening(shots), queries, decoding)
+    assert sum(one == two for one, two in zip(whole, behind, strict=True)) >= 3  # bfloat16 may turn a near tie

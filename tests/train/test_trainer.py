@@ -42,6 +42,7 @@ class KilledSource:
         self.left = at
         self.batches_per_epoch = inner.batches_per_epoch
         self.sentences = inner.sentences
+        self.factors = inner.factors
 
     def next_batch(self) -> list[Sentence]:
         self.left -= 1
@@ -110,10 +111,14 @@ VARIANTS = {
     "accumulating": {"train": {"accumulate": 2, "batch_size": 2}},
     "with dropout": {"system": {"mapper": "grid", "grid_side": 1, "rank": 4, "dropout": 0.3}},
     "several epochs": {"data": {"train": {"reader": "scenes", "split": "train", "limit": 10}}},
+    "two datasets": {"data": {"also": [{"reader": "scenes", "split": "val", "limit": 12, "factor": 0.2}]}},
 }
 
 
-KILLS = [("plain", 1), ("plain", 5), ("plain", 11), ("accumulating", 9), ("with dropout", 5), ("several epochs", 7)]
+KILLS = [
+    ("plain", 1), ("plain", 5), ("plain", 11), ("accumulating", 9), ("with dropout", 5), ("several epochs", 7),
+    ("two datasets", 9),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("variant", "at"), KILLS)
@@ -128,6 +133,31 @@ def test_a_killed_and_resumed_run_ends_in_the_same_bytes(
     torch.manual_seed(99)  # a new process starts with other random states
     train(make_recipe(**VARIANTS[variant], run={"workers": 0}), run_folder=tmp_path / "killed", quiet=True)
     assert end_state(tmp_path / "killed") == untouched[variant]
+
+
+def test_a_step_sums_a_batch_of_every_dataset_times_its_factor(make_recipe: RecipeMaker, tmp_path: Path) -> None:
+    recipe = make_recipe(**VARIANTS["two datasets"], train={"max_steps": 1, "clip_norm": 0.0})
+    with prepare(recipe, tmp_path / "by hand", resume=False, quiet=True) as run:
+        batches = [run.source.next_batch() for _ in range(2)]
+        assert run.source.factors == (1.0, 0.2)
+        assert batches[0] != batches[1]
+        losses = [run.system.train().losses(batch)["caption"] for batch in batches]
+        total = losses[0] + 0.2 * losses[1]
+        total.backward()
+        grads = [parameter.grad.flatten() for _, parameter in run.system.trainable()]
+    train(recipe, run_folder=tmp_path / "run", quiet=True)
+    row = read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
+    assert row["loss"] == pytest.approx(total.item(), rel=1e-5)
+    assert row["grad_norm"] == pytest.approx(float(torch.cat(grads).norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0, -1, "a", True])
+def test_a_dataset_without_a_factor_above_zero_is_refused(
+    factor: Any, make_recipe: RecipeMaker, tmp_path: Path
+) -> None:
+    also = [{"reader": "scenes", "split": "val", "limit": 8, "factor": factor}]
+    with pytest.raises(ConfigError, match=r"data\.also: expected a factor above 0"):
+        train(make_recipe(data={"also": also}), run_folder=tmp_path, quiet=True)
 
 
 def test_the_comparison_can_fail(make_recipe: RecipeMaker, tmp_path: Path) -> None:

@@ -20,8 +20,6 @@ from graftlm.encoders.base import Encoder, weights_fingerprint
 from graftlm.errors import BadSampleError, ShapeError, UsageError
 from graftlm.features import CachedEncoder
 from graftlm.lm.decode import stream
-from graftlm.lm.extended import ExtendedLM
-from graftlm.lm.pictures import forbid
 from graftlm.systems.base import System, answers_with_pictures
 
 _ROUNDS = 8
@@ -149,7 +147,7 @@ class Answerer:
         lm, decoding, pieces = self.system.lm, settings.decoding(turn), []
         with torch.no_grad():
             inputs = self.system.inputs([prompt])
-        for piece in stream(lm, inputs, forbid(decoding, lm.extra_ids) if isinstance(lm, ExtendedLM) else decoding):
+        for piece in stream(lm, inputs, self.system.decoding(decoding)):
             pieces.append(piece)
             on_text(piece)
         return Sentence((Text("".join(pieces), role="assistant"),))

@@ -112,7 +112,8 @@ def _specs(source: str, encoder: str, given: Mapping[str, Any]) -> tuple[str, li
         from graftlm.train.setup import read_recipe
 
         recipe = read_recipe(source)
-        tables = [table for table in (recipe.data.train, recipe.data.val) if table]
+        also = [{key: value for key, value in table.items() if key != "factor"} for table in recipe.data.also]
+        tables = [table for table in (recipe.data.train, *also, recipe.data.val) if table]
         return encoder or str(recipe.system.options()["encoder"]), tables
     spec = {"path": source, **{key: value for key, value in given.items() if value}}
     return encoder or "efficientnet-lite0", [spec if "reader" in spec or _is_data(source) else {}]

@@ -36,6 +36,10 @@ class Layout:
         retrieval_ids: what a target `Image` becomes, the first of them to be predicted ([RET] of FROMAGe); empty
             where pictures cannot be retrieved
         bos_target: whether BOS is predicted too (FROMAGe's released code)
+        media_id: the token that marks a media item which takes no slot (<image> of Flamingo); None: none does
+        chunk_end_id: the token that closes every chunk, a run of media with the words that follow it, and the words
+            before the first (<EOC> of Flamingo); it is a target where the words are. None: none does; nor in a
+            dialogue, whose turns the chat template closes
     """
 
     media_tokens: int = 0
@@ -44,6 +48,8 @@ class Layout:
     max_length: int = 1024
     retrieval_ids: tuple[int, ...] = ()
     bos_target: bool = False
+    media_id: int | None = None
+    chunk_end_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +127,14 @@ def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Ro
     started = layout.bos in ("start", "none")
     if layout.bos == "start":
         row.add(bos, target=False, seen=0)
+    ends, said = _chunk_end(parts, layout), None
     for index, part in enumerate(parts):
         if not isinstance(part, Segment) and not _is_retrieved(part):
-            row.add_media(seen * layout.media_tokens, layout.media_tokens, pad_id=tokenizer.pad_id, seen=seen + 1)
-            seen += 1
+            if said is not None:
+                row.add(ends, target=said.target, seen=seen)
+            seen, said = seen + 1, None
+            row.add([] if layout.media_id is None else [layout.media_id], target=False, seen=seen)
+            row.add_media((seen - 1) * layout.media_tokens, layout.media_tokens, pad_id=tokenizer.pad_id, seen=seen)
             continue
         if not started or (layout.bos == "each_text" and isinstance(part, Segment) and not part.template):
             row.add(bos, target=layout.bos_target, seen=seen)
@@ -134,8 +144,9 @@ def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Ro
             continue
         following = parts[index + 1] if index + 1 < len(parts) else None
         row.add(_encode(part, following, tokenizer), target=part.target, seen=seen)
-        if part.target and layout.eos and following is None:
-            row.add([tokenizer.eos_id], target=True, seen=seen)
+        said = part
+        if part.target and following is None:
+            row.add([*ends, *([tokenizer.eos_id] if layout.eos else [])], target=True, seen=seen)
     if not started:
         row.add(bos, target=False, seen=seen)
     return _cut(row, layout)
@@ -143,6 +154,12 @@ def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Ro
 
 def _is_retrieved(part: Segment | MediaPart) -> bool:
     return isinstance(part, Image) and part.target
+
+
+def _chunk_end(parts: Sequence[Segment | MediaPart], layout: Layout) -> list[int]:
+    if layout.chunk_end_id is None or any(isinstance(part, Segment) and part.template for part in parts):
+        return []
+    return [layout.chunk_end_id]
 
 
 def _retrieval_ids(layout: Layout) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ Masks: True = may be used.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,14 @@ class Tokenizer(Protocol):
         """The LM's own chat template as one string. Raises: BackboneError when it has none."""
 
 
+@runtime_checkable
+class Projecting(Protocol):
+    """A cross-attention block that makes keys and values of a memory, which are the same at every step."""
+
+    def project(self, states: Tensor) -> Tensor:
+        """(B, M, Dm) to keys and values (2, B, H, M, d)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What cross-attention may read.
@@ -45,10 +53,22 @@ class Memory:
     Shapes:
         states: (B, M, Dm) float
         mask: (B, L, M) bool, which memory each text position may read
+        projected: (2, B, H, M, d) by the block that made them of `states`; a block that is missing makes them itself
     """
 
     states: Tensor
     mask: Tensor
+    projected: Mapping[Any, Tensor] = field(default_factory=dict)
+
+    def project(self, blocks: Iterable[nn.Module]) -> Memory:
+        """The same memory with what the blocks make of it, so that no later call has to."""
+        made = {block: block.project(self.states) for block in blocks if isinstance(block, Projecting)}
+        return replace(self, projected=made)
+
+    def select(self, rows: Tensor) -> Memory:
+        """The memory of the given rows, in the given order."""
+        projected = {block: made[:, rows] for block, made in self.projected.items()}
+        return Memory(self.states[rows], self.mask[rows], projected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +187,22 @@ class LanguageModel(nn.Module, ABC):
 
     Attributes:
         dim: D; vocab_size: V; context_length: positions it was made for
+        num_layers: decoder layers; hidden_dim: width of what goes from one to the next, nearly always D
         tokenizer: its tokenizer; fingerprint: hex digest of config, weights and tokenizer
     """
 
     dim: int
     vocab_size: int
     context_length: int
+    num_layers: int
+    hidden_dim: int
     tokenizer: Tokenizer
     fingerprint: str
+
+    @property
+    def blocks(self) -> Mapping[int, nn.Module]:
+        """The cross-attention blocks that are attached, by decoder layer."""
+        return {}
 
     @property
     @abstractmethod

@@ -94,12 +94,27 @@ def text_as_prefix(lm: LanguageModel, text: str, length: int) -> Tensor:
     return lm.read_cache(cache).tokens()[0].float()
 
 
-def latest_media_mask(batch: TokenBatch, per_item: int, most_items: int) -> Tensor:
-    """Memory mask of Flamingo (arXiv:2204.14198 §3.1.3): a token reads the latest media item before it.
+def memory_of_items(tokens: Tensor, owners: Tensor, reads: Tensor, *, earlier_too: bool = False) -> Memory:
+    """Tokens of N media items as the memory of the rows they belong to.
+
+    A position reads the item whose number in its row stands in `reads` (Flamingo §3.1.3, arXiv:2204.14198: the latest
+    before it, which `TokenBatch.seen` holds); with `earlier_too` all items up to it.
 
     Shapes:
-        returns: (B, L, most_items * per_item) bool
+        tokens: (N, K, Dm); owners: (N,) long, ascending; reads: (B, L) long, counted from 1, 0 = none
     """
-    number = torch.arange(1, most_items + 1, device=batch.seen.device)  # (items,)
-    latest = batch.seen[..., None] == number  # (B, L, items)
-    return latest.repeat_interleave(per_item, dim=2)  # (B, L, items * per_item)
+    states, _ = gather_items(tokens, owners, len(reads))  # (B, items * K, Dm)
+    number = torch.arange(states.shape[1], device=reads.device) // tokens.shape[1] + 1  # (items * K,)
+    mask = number <= reads[..., None] if earlier_too else number == reads[..., None]  # (B, L, items * K)
+    return Memory(states, mask)
+
+
+def following_items(batch: TokenBatch, rows: Tensor) -> Tensor:
+    """`batch.seen` in which the words of the chosen rows go with the media item after them, the last with none.
+
+    Shapes:
+        rows: (B,) bool; returns: (B, L) long
+    """
+    counts = torch.bincount(batch.rows, minlength=len(rows))[:, None]  # (B, 1)
+    after = (batch.seen + 1).masked_fill(batch.seen == counts, 0)
+    return torch.where(rows[:, None], after, batch.seen)

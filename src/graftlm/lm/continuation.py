@@ -17,7 +17,8 @@ class Continuation:
     """Rows of one batch behind their cache.
 
     A new token reads the memory that the last position of its row's prompt may read: its memory mask is that
-    position's row of the mask. The prefix goes in with the prompt and lives in the cache from then on.
+    position's row of the mask. What cross-attention makes of the memory is made once. The prefix goes in with the
+    prompt and lives in the cache from then on.
 
     Attributes:
         logits: (R, V), for the next token of every row
@@ -28,6 +29,8 @@ class Continuation:
         if not bool(inputs.mask.any(dim=1).all()):
             raise ShapeError("a row of the batch has no position to continue; give every prompt a token or a picture")
         inputs = inputs.align_left()
+        if inputs.memory is not None:
+            inputs = replace(inputs, memory=inputs.memory.project(lm.blocks.values()))
         rows, length = inputs.mask.shape
         filled = length + (0 if inputs.prefix is None else inputs.prefix.mask.shape[1])
         self.room = max(1, min(max_tokens, lm.context_length - filled + 1))
@@ -50,7 +53,7 @@ class Continuation:
         self._cache = self._lm.select_cache(self._cache, rows)
         self.logits = self.logits[rows]
         if self._memory is not None:
-            self._memory = Memory(self._memory.states[rows], self._memory.mask[rows])
+            self._memory = self._memory.select(rows)
 
     def branch(self, rows: int) -> Continuation:
         """The first row taken `rows` times over a cache of its own; this one stays as it is."""

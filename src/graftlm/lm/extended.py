@@ -67,8 +67,14 @@ class ExtendedLM(LanguageModel):
         self.vocab_size = base.vocab_size + count
         self.extra_ids = tuple(range(base.vocab_size, base.vocab_size + count))
         self.context_length = base.context_length
+        self.num_layers, self.hidden_dim = base.num_layers, base.hidden_dim
         self.fingerprint = base.fingerprint
         self.tokenizer = ExtendedTokenizer(base.tokenizer, base.vocab_size, count)
+
+    @property
+    def blocks(self) -> Mapping[int, nn.Module]:
+        """The frozen model's."""
+        return self.base.blocks
 
     @property
     def prefix_geometry(self) -> PrefixGeometry:

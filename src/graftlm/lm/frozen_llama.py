@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graftlm.lm.hooks import is_memory_hook
 from graftlm.lm.pages import give_back
 
 _MOST_BYTES = 1 << 30
@@ -156,18 +157,23 @@ class FrozenLlama:
 
 
 def is_frozen_llama(decoder: nn.Module, head: nn.Module) -> bool:
-    """Whether the decoder is a frozen, unhooked Llama of one precision on a CPU."""
+    """Whether the decoder is a frozen Llama of one precision on a CPU, without hooks that would go unheard."""
     modules = [*decoder.modules(), head]
     weights = [*decoder.parameters(), *head.parameters()]
     return (
         type(decoder).__name__ == "LlamaModel"
         and {type(module).__name__ for module in modules} <= _TYPES
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        and not any(_is_hooked(module) for module in modules)
         and not any(weight.requires_grad for weight in weights)
         and {weight.dtype for weight in weights} in ({torch.bfloat16}, {torch.float32})
         and all(weight.device.type == "cpu" for weight in weights)
         and not (decoder.training and _drops(decoder))
     )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether a hook is there beside those of memory, which the quick passes read themselves."""
+    return bool(module._forward_hooks) or not all(map(is_memory_hook, module._forward_pre_hooks.values()))
 
 
 def _drops(decoder: Any) -> bool:

@@ -56,3 +56,8 @@ class MemoryHooks:
     def _apply(self, index: int, hidden: Tensor, memory: Memory) -> Tensor:
         changed: Tensor = self.blocks[index](hidden, memory)
         return changed.to(hidden.dtype)
+
+
+def is_memory_hook(hook: object) -> bool:
+    """Whether a hook is one of `MemoryHooks`, which leaves calls without memory as they are."""
+    return isinstance(hook, partial) and isinstance(getattr(hook.func, "__self__", None), MemoryHooks)

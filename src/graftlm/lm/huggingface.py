@@ -7,14 +7,12 @@ several families count padding.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import inspect
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,9 @@ from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, LMOutput, PrefixG
 from graftlm.lm.checks import check_inputs, position_ids, wanted_layers
 from graftlm.lm.fingerprint import model_fingerprint
 from graftlm.lm.frozen_llama import FrozenLlama, is_frozen_llama
+from graftlm.lm.gguf import read_once
 from graftlm.lm.hooks import KEYWORD, MemoryHooks, Probe
-from graftlm.lm.packed_llama import PackedLlama
+from graftlm.lm.packed_llama import Attached, PackedLlama
 from graftlm.lm.pages import give_back
 from graftlm.lm.tokenizer import TextTokenizer
 
@@ -164,6 +163,7 @@ class HuggingFaceLM(LanguageModel):
         self._takes_positions = "position_ids" in accepted
         self._hooks: MemoryHooks | None = None
         self.dim = model.get_input_embeddings().weight.shape[1]
+        self.num_layers, self.hidden_dim = len(self._layers), int(getattr(self._config, "hidden_size", self.dim))
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.context_length = getattr(self._config, "max_position_embeddings", None) or _UNBOUNDED
         self._kv_shapes: list[tuple[int, int]] = []
@@ -200,6 +200,11 @@ class HuggingFaceLM(LanguageModel):
                 # and gradients through the repacked weights are wrong (0.50.2).
                 part.support_avx512bf16_for_cpu = False
         return cls(model, tokenizer, fingerprint, name=name)
+
+    @property
+    def blocks(self) -> Mapping[int, nn.Module]:
+        """The attached blocks."""
+        return {} if self._hooks is None else self._hooks.blocks
 
     @property
     def prefix_geometry(self) -> PrefixGeometry:
@@ -244,13 +249,15 @@ class HuggingFaceLM(LanguageModel):
         check_inputs(self, inputs, past=0 if cache is None else cache.length, has_blocks=has_blocks)
         numbers, depth = wanted_layers(layers, len(self._layers), at)
         if cache is None and (weights := self._quick_weights(inputs)) is not None:
-            logits, hidden, states = llama_gradient.run(weights, inputs, at, numbers, depth)
+            logits, hidden, states = llama_gradient.run(weights, inputs, at, (numbers, depth), self.blocks)
             return LMOutput(logits, hidden, None, states)
         past, mask = self._past(inputs, cache)
         length = inputs.embeds.shape[1]
-        packed = None if cache is None or inputs.memory is not None else cache.packed
+        packed = None if cache is None else cache.packed
         if packed is not None and not torch.is_grad_enabled():
-            logits, hidden, states = packed(inputs.embeds.to(self._dtype), inputs.mask, cache, at, numbers, depth)
+            attached = None if inputs.memory is None else Attached(inputs.memory, self.blocks)
+            embeds, wanted = inputs.embeds.to(self._dtype), (numbers, depth)
+            logits, hidden, states = packed(embeds, inputs.mask, cache, at, wanted, attached)
             cache.length += length
             return LMOutput(logits, hidden, cache, states)
         arguments: dict[str, Any] = {"attention_mask": mask, "past_key_values": past, "use_cache": past is not None}
@@ -372,7 +379,7 @@ class HuggingFaceLM(LanguageModel):
 
     def _quick_weights(self, inputs: LMInputs) -> FrozenLlama | None:
         """The same for a whole pass without a cache, where it is short."""
-        if not self._is_tried or inputs.memory is not None or not llama_gradient.is_short(inputs):
+        if not self._is_tried or not llama_gradient.is_short(inputs):
             return None
         if torch.is_autocast_enabled("cpu"):  # it would change the precision of some of its products
             return None
@@ -434,7 +441,7 @@ def convert_gguf(source: Path, folder: Path, name: str) -> str:
     """
     from transformers import GgufConfig
 
-    with _as_backbone_error(f"language model '{name}': {source}"), _quiet(), _read_once():
+    with _as_backbone_error(f"language model '{name}': {source}"), _quiet(), read_once():
         where = {"gguf_file": source.name}
         model = AutoModelForCausalLM.from_pretrained(
             str(source.parent), quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **where
@@ -514,24 +521,3 @@ def _quiet() -> Iterator[None]:
         theirs.set_verbosity(verbosity)
         if bars:
             theirs.enable_progress_bar()
-
-
-@contextmanager
-def _read_once() -> Iterator[None]:
-    """transformers parses a GGUF file three times and builds its table of names once per module: 20 s of 27.
-
-    Its bar goes to stderr whatever its settings, so stderr is held back meanwhile.
-    """
-    import gguf as gguf_package
-
-    gguf: Any = gguf_package
-    names = ("GGUFReader", "get_tensor_name_map")
-    kept = {name: getattr(gguf, name) for name in names}
-    try:
-        for name, function in kept.items():
-            setattr(gguf, name, functools.cache(function))
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        for name, function in kept.items():
-            setattr(gguf, name, function)

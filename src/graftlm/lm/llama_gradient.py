@@ -1,18 +1,19 @@
 """A whole pass of a frozen Llama-type decoder on a CPU, with a backward pass written out by hand.
 
-Only inputs and prefixes get gradients, so no input of a frozen map is kept. Padding goes through no map; the residual
-gradient is summed in float32. Values equal the modules' own bit by bit up to the attention's rounding, gradients to
-1e-5 in float32 (tests/parity/test_llama_gradient.py).
+Only inputs, prefixes and what cross-attention blocks read get gradients, so no input of a frozen map is kept. Padding
+goes through no map; the residual gradient is summed in float32 from one block to the next. Values equal the modules'
+own bit by bit up to the attention's rounding, gradients to 1e-5 in float32 (tests/parity/test_llama_gradient.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftlm.errors import UnsupportedLMError
@@ -69,24 +70,38 @@ def is_short(inputs: LMInputs) -> bool:
 
 
 def run(
-    weights: FrozenLlama, inputs: LMInputs, at: Tensor | None, numbers: Sequence[int], depth: int
+    weights: FrozenLlama,
+    inputs: LMInputs,
+    at: Tensor | None,
+    wanted: tuple[Sequence[int], int],
+    blocks: Mapping[int, nn.Module],
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """All of a batch without a cache.
+    """All of a batch without a cache; `blocks` read its memory, if it has one, before the layers of their number.
 
     Shapes:
-        at: (B, L) bool or None, as in `LanguageModel.forward`; numbers, depth: of `wanted_layers`
+        at: (B, L) bool or None, as in `LanguageModel.forward`; wanted: of `wanted_layers`
         returns: logits (P, V), or (B, L, V) without `at`; hidden (B, L, D) and the wanted layers, zero at padding
     """
     if torch.is_grad_enabled():
         weights.lay_out()
     places = _places(weights, inputs)
     embeds = inputs.embeds.to(weights.norm.dtype)
-    keys, values = (None, None) if inputs.prefix is None else (inputs.prefix.keys, inputs.prefix.values)
     states = places.pack(embeds)  # (T, D)
-    ends = tuple(sorted({*numbers, depth}))
-    held = dict(zip(ends, _Stack.apply(weights, places, ends, states, keys, values), strict=True))  # type: ignore[no-untyped-call]
-    spread = {number: places.spread_zero(found) for number, found in held.items()}
-    logits = _logits(weights, inputs.mask, at, held[depth], spread[depth])
+    reading = {} if inputs.memory is None else blocks
+    (numbers, depth), held = wanted, {}
+    ends = {0, depth, *numbers, *(index for index in reading if index < depth)}
+    for start, stop in pairwise(sorted(ends)):
+        held[start] = states
+        if start in reading:
+            read = reading[start](places.spread(states), inputs.memory)  # (B, L, D)
+            states = places.pack(read.to(states.dtype))
+        keys, values = (None, None) if inputs.prefix is None else (inputs.prefix.keys, inputs.prefix.values)
+        if keys is not None and values is not None and (start, stop) != (0, len(keys)):
+            keys, values = keys[start:stop], values[start:stop]
+        states = _Stack.apply(weights, range(start, stop), places, states, keys, values)  # type: ignore[no-untyped-call]
+    held[depth] = states
+    spread = {number: places.spread_zero(held[number]) for number in {depth, *numbers}}
+    logits = _logits(weights, inputs.mask, at, states, spread[depth])
     return logits, spread[depth], tuple(spread[number] for number in numbers)
 
 
@@ -138,70 +153,63 @@ class _Head(torch.autograd.Function):
 
 
 class _Stack(torch.autograd.Function):
-    """Layers, and the last norm behind the last: states (T, D), prefix keys and values (layers, B, G, P, d) or None.
+    """Layers in a row, and the last norm where they are the last: states (T, D).
 
-    Gives the states after as many layers as every number of `ends`, ascending, says.
+    The prefix's keys and values are of these layers alone, (layers, B, G, P, d), or None.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         weights: FrozenLlama,
+        span: range,
         places: _Places,
-        ends: tuple[int, ...],
         states: Tensor,
         keys: Tensor | None,
         values: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        ctx.weights, ctx.places, ctx.ends = weights, places, ends
+    ) -> Tensor:
+        ctx.layers, ctx.places = [weights.layers[index] for index in span], places
+        ctx.weights, ctx.closes = weights, span.stop == len(weights.layers)
         ctx.prefix = None if keys is None else (keys.shape, keys.dtype)
-        ctx.set_materialize_grads(False)
         keeps = any(ctx.needs_input_grad)
         kept: list[Tensor] = []
-        results = [states.clone()] if not ends[0] else []
-        for index, layer in enumerate(weights.layers[: ends[-1]]):
+        for index, layer in enumerate(ctx.layers):
             prefix = None if keys is None or values is None else (keys[index], values[index])
             states, held = _layer(weights, places, layer, states, prefix)
             if keeps:
                 kept += held
-            if index + 1 in ends:
-                results.append(states)
-        normed, scale = weights.normalise(states, weights.norm)
-        if ends[-1] == len(weights.layers):
-            results[-1] = normed
-        if keeps:
-            ctx.save_for_backward(states, scale, *kept)
-        return tuple(results)
+        if ctx.closes:
+            result, scale = weights.normalise(states, weights.norm)
+            kept = [*kept, states, scale] if keeps else kept
+        else:
+            result = states
+        ctx.save_for_backward(*kept)
+        return result
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, grads: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise UnsupportedLMError("no second derivative of a frozen decoder is there; call lm.requires_grad_(True)")
-        weights, places = ctx.weights, ctx.places
-        states, scale, *kept = ctx.saved_tensors
+        weights, places, kept = ctx.weights, ctx.places, ctx.saved_tensors
         wants_states, wants_prefix = ctx.needs_input_grad[3], any(ctx.needs_input_grad[4:])
-        stream = torch.zeros(states.shape, dtype=torch.float32)
-        entering = {end: grad for end, grad in zip(ctx.ends, grads, strict=True) if grad is not None}
-        if (top := entering.pop(len(weights.layers), None)) is not None:
-            _add_norm_gradient(stream, top, states, scale, weights.norm)
+        if ctx.closes:
+            stream = torch.zeros(grads.shape, dtype=torch.float32)
+            _add_norm_gradient(stream, grads, kept[-2], kept[-1], weights.norm)
+        else:
+            stream = grads.to(torch.float32, copy=True)
         found: list[Tensor | None] = [None, None]
         if wants_prefix:
             shape, dtype = ctx.prefix
-            found = [torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)]
-        depth = len(weights.layers) if top is not None else max(entering, default=0)
-        for index in reversed(range(depth)):
-            if index + 1 in entering:
-                stream += entering[index + 1]
-            layer, held = weights.layers[index], kept[index * _KEPT : (index + 1) * _KEPT]
+            found = [torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)]
+        for index in reversed(range(len(ctx.layers))):
+            layer, held = ctx.layers[index], kept[index * _KEPT : (index + 1) * _KEPT]
             stops = index == 0 and not wants_states
             prefix = _layer_gradient(weights, places, layer, held, stream, stops=stops)
             if wants_prefix:
                 for total, grad in zip(found, prefix, strict=True):
                     assert total is not None
                     total[index] = grad[:, :, : total.shape[3]]
-        if 0 in entering:
-            stream += entering[0]
-        return None, None, None, stream.to(states.dtype) if wants_states else None, *found
+        return None, None, None, stream.to(grads.dtype) if wants_states else None, *found
 
 
 def _layer(
@@ -250,7 +258,7 @@ def _attended(
 
 
 def _layer_gradient(
-    weights: FrozenLlama, places: _Places, layer: FrozenLayer, held: list[Tensor], stream: Tensor, *, stops: bool
+    weights: FrozenLlama, places: _Places, layer: FrozenLayer, held: Sequence[Tensor], stream: Tensor, *, stops: bool
 ) -> tuple[Tensor, Tensor]:
     """Turns the gradient `stream` (T, D) of a layer's result, in place, into that of its input.
 

@@ -1,19 +1,20 @@
 """Decoding of frozen Llama-type decoders in bfloat16 on a CPU, from weights laid out once for the matrix kernels.
 
 Padding is left out of every matrix product. Results equal the modules' own bit by bit
-(tests/parity/test_packed_llama.py).
+(tests/parity/test_packed_llama.py); cross-attention blocks see what they see there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graftlm.lm.base import Memory
 from graftlm.lm.frozen_llama import FrozenLayer, FrozenLlama
 
 
@@ -25,6 +26,23 @@ class Past(Protocol):
 
     def layer(self, index: int) -> Tensor:
         """Keys and values of one layer, (2, B, G, capacity, d)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A memory and the blocks that read it, by decoder layer."""
+
+    memory: Memory
+    blocks: Mapping[int, nn.Module]
+
+    def apply(self, index: int, states: Tensor, mask: Tensor) -> Tensor:
+        """What layer `index` is to see: states (T, D) of the positions in mask (B, L)."""
+        if index not in self.blocks:
+            return states
+        padded = states.new_zeros(*mask.shape, states.shape[1])
+        padded[mask] = states
+        changed: Tensor = self.blocks[index](padded, self.memory)
+        return changed[mask].to(states.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +68,34 @@ class PackedLlama:
         self._weights = weights
 
     def __call__(
-        self, embeds: Tensor, mask: Tensor, past: Past, at: Tensor | None, numbers: Sequence[int], depth: int
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        past: Past,
+        at: Tensor | None,
+        wanted: tuple[Sequence[int], int],
+        attached: Attached | None = None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """New positions behind a cache, which takes their keys and values; its mask and length are the caller's part.
 
         Shapes:
             embeds: (B, L, D) bfloat16; mask: (B, L) bool; at: (B, L) bool or None, as in `LanguageModel.forward`;
-                numbers, depth: of `wanted_layers`
+                wanted: of `wanted_layers`
             returns: logits (P, V), or (B, L, V) without `at`; hidden (B, L, D) and the wanted layers, zero at padding
         """
         places, weights = self._places(mask, past), self._weights
         step = mask.shape[1] == 1 and len(places.rows) == len(mask)
         states = embeds[:, 0] if step else embeds[mask]  # (T, D)
-        wanted: dict[int, Tensor] = {0: states} if 0 in numbers else {}
-        for number, layer in enumerate(weights.layers[:depth], start=1):
-            states = self._apply(layer, states, past.layer(number - 1), places, past.length, mask)
-            if number in numbers:
-                wanted[number] = states
+        (numbers, depth), held = wanted, {}
+        for index, layer in enumerate(weights.layers[:depth]):
+            held[index] = states
+            if attached is not None:
+                states = attached.apply(index, states, mask)
+            states = self._apply(layer, states, past.layer(index), places, past.length, mask)
         if depth == len(weights.layers):
             states, _ = weights.normalise(states, weights.norm)
-        wanted[depth] = states
-        padded = {number: _padded(held, mask, step=step) for number, held in wanted.items()}
+        held[depth] = states
+        padded = {number: _padded(held[number], mask, step=step) for number in {depth, *numbers}}
         hidden = padded[depth]
         logits = weights.output(hidden if at is None else hidden[at])
         return logits, hidden, tuple(padded[number] for number in numbers)

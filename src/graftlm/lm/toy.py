@@ -110,6 +110,7 @@ class ToyLM(LanguageModel):
         self.dim = dim
         self.vocab_size = self.tokenizer.vocab_size
         self.context_length = 1024
+        self.num_layers, self.hidden_dim = num_layers, dim
         self.num_heads = num_heads
         self.tokens = nn.Embedding(self.vocab_size, dim)
         self.layers = nn.ModuleList([_Layer(dim, num_heads) for _ in range(num_layers)])
@@ -139,6 +140,11 @@ class ToyLM(LanguageModel):
         for name, weight in self.state_dict().items():
             digest.update(f"\0{name}\0{tuple(weight.shape)}\0".encode() + weight.numpy().tobytes())
         return digest.hexdigest()
+
+    @property
+    def blocks(self) -> Mapping[int, nn.Module]:
+        """The attached blocks."""
+        return self._blocks
 
     @property
     def prefix_geometry(self) -> PrefixGeometry:

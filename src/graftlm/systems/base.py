@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from graftlm.data.media import content_hash
-from graftlm.data.sentence import MediaPart, Sentence, Text
+from graftlm.data.sentence import MediaPart, Sentence, State, Text
 from graftlm.data.tokenize import IGNORED, Layout, TokenBatch, tokenize, tokenize_row
 from graftlm.encoders.base import Encoder, Features
 from graftlm.errors import ConfigError, DataError, UsageError, unknown
 from graftlm.lm.base import LanguageModel, LMInputs
 from graftlm.lm.decode import Decoding, decode
+from graftlm.lm.opening import Opening
 from graftlm.lm.scoring import score_candidates
 from graftlm.losses import causal_lm, shifted_targets, target_positions
 from graftlm.nn.initialise import reinitialise
@@ -174,24 +175,58 @@ class System(nn.Module, ABC):
 
         Raises: UsageError without a language model.
         """
+        return self._write([sentence.prompt() for sentence in sentences], decoding, None)
+
+    @torch.no_grad()
+    def opening(self, sentence: Sentence) -> Opening:
+        """Reads what many prompts begin with, the worked examples of a few-shot prompt say, once for all of them.
+
+        Raises: UsageError without a language model; ShapeError when it does not fit.
+        """
+        inputs = self.inputs([sentence])  # it refuses where there is no language model
+        return Opening.of(self.lm, inputs, sentence)
+
+    @torch.no_grad()
+    def respond_after(
+        self, opening: Opening, sentences: Sequence[Sentence], decoding: Decoding | None = None
+    ) -> list[Sentence]:
+        """What `respond` answers to the opening's sentence with each of the sentences behind it; less is computed."""
+        return self._write([opening.sentence + sentence.prompt() for sentence in sentences], decoding, opening)
+
+    def _write(self, prompts: Sequence[Sentence], decoding: Decoding | None, opening: Opening | None) -> list[Sentence]:
         if not self.has_lm:
             raise self._cannot_write()
-        if not sentences:
+        if not prompts:
             return []
-        inputs = self.inputs([sentence.prompt() for sentence in sentences])
-        best = decode(self.lm, inputs, decoding or Decoding())
+        inputs = self.inputs(prompts)
+        inputs = inputs if opening is None else opening.skip(inputs)
+        best = decode(self.lm, inputs, self.decoding(decoding or Decoding()))
         return [Sentence((Text(row[0].text, role="assistant"),)) for row in best]
+
+    def decoding(self, decoding: Decoding) -> Decoding:
+        """How an answer is searched for: as asked, with the tokens of its own that this system ends with or bars."""
+        return decoding
+
+    def figures(self) -> dict[str, float]:
+        """Numbers of its own that a training log shows over time, by name; they are read, not minimised."""
+        return {}
 
     def after_step(self) -> None:
         """Called after every step of the optimiser: what a paper does to its parameters then."""
 
     @torch.no_grad()
     def log_likelihoods(
-        self, prompt: Sentence, candidates: Sequence[str], *, released: bool = False
+        self,
+        prompt: Sentence,
+        candidates: Sequence[str],
+        *,
+        released: bool = False,
+        opening: Opening | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-likelihood of candidate continuations of one prompt, in nats, and their numbers of tokens.
 
-        The prompt is computed once. `released`: as FROMAGe's evaluation script does it, each candidate after a BOS of
+        The prompt is computed once, and what it begins with not even that where an `opening` stands before it.
+        `released`: as FROMAGe's evaluation script does it, each candidate after a BOS of
         its own and every token scored after it has been read.
         Shapes:
             returns: (C,) float, (C,) long
@@ -202,7 +237,11 @@ class System(nn.Module, ABC):
         words = self.lm.tokenizer
         start = [words.bos_id] if released and words.bos_id is not None else []
         ids = [[*start, *words.encode(text)] for text in candidates]
-        return score_candidates(self.lm, self.inputs([prompt.prompt()]), ids, shifted=not released)
+        if opening is None:
+            inputs = self.inputs([prompt.prompt()])
+        else:
+            inputs = opening.skip(self.inputs([opening.sentence + prompt.prompt()]))
+        return score_candidates(self.lm, inputs, ids, shifted=not released)
 
     def tokens(self, sentences: Sequence[Sentence], layout: Layout | None = None) -> TokenBatch:
         """Sentences in this system's layout, or another one, on the language model's device."""
@@ -275,6 +314,21 @@ class System(nn.Module, ABC):
         from graftlm.grafts import save
 
         save(self, Path(folder))
+
+
+def distinct(media: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:
+    """Each medium once, in order, and which of them every given one is; told by name or object, nothing is read."""
+    numbers: dict[tuple[type, object], int] = {}
+    once: list[MediaPart] = []
+    places: list[int] = []
+    for part in media:
+        source = getattr(part, "source", part)
+        key = (type(part), source if isinstance(source, str | Path | State) else id(source))
+        if key not in numbers:
+            numbers[key] = len(once)
+            once.append(part)
+        places.append(numbers[key])
+    return once, places
 
 
 def content_keys(media: Sequence[MediaPart]) -> Tensor:

@@ -91,12 +91,10 @@ class FROMAGe(System):
     def build(cls, config: FROMAGeConfig, parts: Parts) -> Self:
         """Wires the parts. Raises: ConfigError for a number of tokens or a probability that does not fit the mapper."""
         norm: NormPolicy = "free" if "free_norm" in config.compat else "mean"
-        count, dim = config.ret_tokens, parts.encoder("image").dim
-        lm = ExtendedLM(parts.lm, count, norm=norm, own_outputs=count > 1)
-        connector: Connector
-        if config.mapper == "linear":
-            connector = Linear(dim, lm.dim, config.num_tokens)
-        else:
+        lm = ExtendedLM(parts.lm, config.ret_tokens, norm=norm, own_outputs=config.ret_tokens > 1)
+        dim = parts.encoder("image").dim
+        connector: Connector = Linear(dim, lm.dim, config.num_tokens)
+        if config.mapper != "linear":
             width = lm.dim if config.mapper == "grid" else lm.prefix_geometry.token_dim
             connector = GridMap.of_tokens(dim, width, config.num_tokens, rank=config.rank, dropout=config.dropout / 2)
         if config.mapper == "prefix" and config.concat_probability:
@@ -141,8 +139,9 @@ class FROMAGe(System):
         if not pairs:
             return dict.fromkeys(("text", "text_to_image", "image_to_text"), self.log_scale * 0.0)
         compat = self.config.compat
-        scored = self.config.caption_fraction if self.training else 1.0
-        text, loss = self._queries([query for query, _ in pairs], scored)
+        text, loss = self._queries(
+            [query for query, _ in pairs], self.config.caption_fraction if self.training else 1.0
+        )
         pictures = self._pictures([image for _, image in pairs])
         keys = content_keys([image for _, image in pairs]).to(text.device)
         if self.training:
@@ -155,8 +154,8 @@ class FROMAGe(System):
     def _queries(self, sentences: Sequence[Sentence], scored: float) -> tuple[Tensor, Tensor]:
         """Unit vectors (B, q) of sentences that close with [RET], and the loss of the targets of a part of them."""
         batch, config = self.tokens(sentences), self.config
-        layers = Layers(config.text_layers, config.word_layers)
-        found = read_closing(self.lm, batch, self._read(batch), config.ret_tokens, layers, scored=scored)
+        layers, inputs = Layers(config.text_layers, config.word_layers), self._read(batch)
+        found = read_closing(self.lm, batch, inputs, config.ret_tokens, layers, scored=scored)
         return F.normalize(self.text_head(found.states, found.words, found.owners), dim=-1), found.loss
 
     def _pictures(self, images: Sequence[MediaPart]) -> Tensor:
@@ -192,7 +191,11 @@ class FROMAGe(System):
         pictures: Pictures | None = None,
     ) -> list[Sentence]:
         """Answers of text, and of pictures from a gallery where one is given."""
-        decoding, prompts, ids = decoding or Decoding(), [one.prompt() for one in sentences], self.lm.extra_ids
         if gallery is None:
-            return super().respond(prompts, forbid(decoding, ids))
-        return answer_with_pictures(self, self.lm, prompts, decoding, pictures or Pictures(), gallery, ids)
+            return super().respond(sentences, decoding)
+        asked, how, when = [one.prompt() for one in sentences], decoding or Decoding(), pictures or Pictures()
+        return answer_with_pictures(self, self.lm, asked, how, when, gallery, self.lm.extra_ids)
+
+    def decoding(self, decoding: Decoding) -> Decoding:
+        """Without a gallery [RET] is never written."""
+        return forbid(decoding, self.lm.extra_ids)

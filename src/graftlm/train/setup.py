@@ -26,7 +26,7 @@ from graftlm.storage import replace_file, step_folders, write_json
 from graftlm.systems.base import System, system_class
 from graftlm.train.log import Bar, environment
 from graftlm.train.processes import processes
-from graftlm.train.source import IndexedSource, Source, StreamSource, blind, fitting, with_targets
+from graftlm.train.source import IndexedSource, MixedSource, Source, StreamSource, blind, fitting, with_targets
 from graftlm.train.validate import Validation
 
 _FREE_TABLES = ("run",)
@@ -91,46 +91,63 @@ def build_system(recipe: Recipe) -> System:
 
 
 def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) -> tuple[Source, Validation | None]:
-    """Training batches and validation; features are computed on the way."""
-    data = read(recipe.data.train, ledger)
-    train = None if isinstance(data, Stream) else with_targets(data, "data.train")
+    """Training batches and validation; features are computed on the way. Raises: ConfigError for a factor below 0."""
+    specs = [recipe.data.train, *({**spec} for spec in recipe.data.also)]
+    factors = [1.0, *(_factor(spec) for spec in specs[1:])]
+    datasets = [_open(spec, ledger, number) for number, spec in enumerate(specs)]
     val = None if recipe.data.val is None else with_targets(read_all(recipe.data.val, ledger), "data.val")
     if recipe.data.cache_features:
-        bad = cache_features(system, [*(train or []), *(val or [])], recipe, ledger, quiet=quiet)
-        train = None if train is None else [sample for sample in train if sample.key not in bad]
+        samples = [sample for data in datasets if not isinstance(data, Stream) for sample in data]
+        bad = cache_features(system, [*samples, *(val or [])], recipe, ledger, quiet=quiet)
+        datasets = [
+            data if isinstance(data, Stream) else [one for one in data if one.key not in bad] for data in datasets
+        ]
         val = None if val is None else [sample for sample in val if sample.key not in bad]
         ledger.check()
-    size = recipe.train.batch_size * int(processes().num_processes)
-    source: Source
-    if isinstance(data, Stream):
-        source = StreamSource(
-            system, data, size, seed=recipe.train.seed, chunk=recipe.data.bucket_batches, ledger=ledger
-        )
-    else:
-        source = _indexed(system, train or [], recipe, ledger, quiet=quiet)
+    sources = [
+        _source(system, data, recipe, ledger, file=str(spec.get("path", "")), quiet=quiet)
+        for spec, data in zip(specs, datasets, strict=True)
+    ]
     if val is not None:
         val, _ = fitting(system, val, ledger, str((recipe.data.val or {}).get("path", "")))
     ledger.check()
+    source = sources[0] if len(sources) == 1 else MixedSource(sources, factors)
     return source, Validation(system, val, recipe) if val else None
 
 
-def _indexed(
-    system: System, samples: Sequence[Sample], recipe: Recipe, ledger: Ledger, *, quiet: bool
-) -> IndexedSource:
-    file = str(recipe.data.train.get("path", ""))
-    with Bar("lengths", max(1, len(samples)), quiet=quiet) as bar:
-        kept, lengths = fitting(system, samples, ledger, file, seen=bar.move)
-        bar.move(len(samples))
-    if samples and not kept:
-        raise DataError(f"data.train: none of {len(samples)} sentences fits into the longest row; {ledger.summary()}")
-    sampler = BucketSampler(
-        [length.positions for length in lengths],
-        recipe.train.batch_size * int(processes().num_processes),
-        seed=recipe.train.seed,
-        chunk=recipe.data.bucket_batches,
-        drop_last=recipe.data.drop_last or int(processes().num_processes) > 1,
-    )
-    return IndexedSource(kept, lengths, sampler)
+def _factor(spec: dict[str, Any]) -> float:
+    """Takes the factor of its losses out of a dataset's spec."""
+    factor = spec.pop("factor", 1.0)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        raise ConfigError(f"data.also: expected a factor above 0, found {factor!r}; leave the dataset out instead")
+    return float(factor)
+
+
+def _open(spec: Mapping[str, Any], ledger: Ledger, number: int) -> Stream[Any] | Sequence[Sample]:
+    data = read(spec, ledger)
+    where = f"data.also[{number - 1}]" if number else "data.train"
+    return data if isinstance(data, Stream) else with_targets(data, where)
+
+
+def _source(
+    system: System, data: Stream[Any] | Sequence[Sample], recipe: Recipe, ledger: Ledger, *, file: str, quiet: bool
+) -> Source:
+    size, seed, chunk = _batch_size(recipe), recipe.train.seed, recipe.data.bucket_batches
+    if isinstance(data, Stream):
+        return StreamSource(system, data, size, seed=seed, chunk=chunk, ledger=ledger)
+    with Bar("lengths", max(1, len(data)), quiet=quiet) as bar:
+        kept, lengths = fitting(system, data, ledger, file, seen=bar.move)
+        bar.move(len(data))
+    if data and not kept:
+        raise DataError(f"data.train: none of {len(data)} sentences fits into the longest row; {ledger.summary()}")
+    positions = [length.positions for length in lengths]
+    drop_last = recipe.data.drop_last or int(processes().num_processes) > 1
+    return IndexedSource(kept, lengths, BucketSampler(positions, size, seed=seed, chunk=chunk, drop_last=drop_last))
+
+
+def _batch_size(recipe: Recipe) -> int:
+    """Sentences of a batch over all processes."""
+    return recipe.train.batch_size * int(processes().num_processes)
 
 
 def cache_features(

@@ -32,10 +32,12 @@ class Source(Protocol):
     Attributes:
         batches_per_epoch: batches in one pass, or None where nobody knows
         sentences: sentences in one pass, or None
+        factors: of the losses of the batches that belong into one step, in turn; (1.0,) where there is one
     """
 
     batches_per_epoch: int | None
     sentences: int | None
+    factors: tuple[float, ...]
 
     def next_batch(self) -> list[Sentence]:
         """The next batch over all processes."""
@@ -90,6 +92,7 @@ class IndexedSource:
     def __init__(self, samples: Sequence[Sample], lengths: Sequence[Length], sampler: BucketSampler) -> None:
         self._samples = samples
         self._sampler = sampler
+        self.factors: tuple[float, ...] = (1.0,)
         self.sentences: int | None = len(samples)
         self.batches_per_epoch: int | None = sampler.batches_per_epoch
         self._digest = _digest(samples, lengths)
@@ -120,6 +123,7 @@ class StreamSource:
 
     batches_per_epoch: int | None = None
     sentences: int | None = None
+    factors: tuple[float, ...] = (1.0,)
 
     def __init__(
         self,
@@ -183,6 +187,41 @@ class StreamSource:
         self._batches = [[sentences[index] for index in order[at : at + size]] for at in range(0, wanted, size)]
         random.Random(f"{self._seed}/{self._before}").shuffle(self._batches)
         self._taken = 0
+
+
+class MixedSource:
+    """Several datasets, of each of which a step takes a batch, times its factor (Flamingo §3.2, arXiv:2204.14198).
+
+    Epochs are counted in passes over the first.
+    """
+
+    def __init__(self, sources: Sequence[Source], factors: Sequence[float]) -> None:
+        self._sources = list(sources)
+        self._turn = 0
+        self.factors: tuple[float, ...] = tuple(factors)
+        self.batches_per_epoch = sources[0].batches_per_epoch
+        self.sentences = sources[0].sentences
+
+    def next_batch(self) -> list[Sentence]:
+        """The next batch, of the dataset whose turn it is."""
+        batch = self._sources[self._turn].next_batch()
+        self._turn = (self._turn + 1) % len(self._sources)
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """The place in every dataset, and whose turn it is."""
+        return {"sources": [source.state() for source in self._sources], "turn": self._turn}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a place. Raises: CheckpointError when the data has changed since."""
+        places, turn = state.get("sources"), state.get("turn")
+        if not isinstance(places, list) or len(places) != len(self._sources) or not isinstance(turn, int):
+            raise CheckpointError(
+                f"state.json: expected places in {len(self._sources)} datasets, found {sorted(state)}; start a new run"
+            )
+        for source, place in zip(self._sources, places, strict=True):
+            source.restore(place)
+        self._turn = turn % len(self._sources)
 
 
 def _digest(samples: Sequence[Sample], lengths: Sequence[Length]) -> str:

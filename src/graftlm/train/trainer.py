@@ -156,14 +156,14 @@ class Trainer:
         set_lr(self._optimizer, lr)
         sums: dict[str, float] = {}
         seen = 0
-        for _ in range(table.accumulate):
+        for factor in self._source.factors * table.accumulate:
             batch = self._source.next_batch()
             seen += len(batch)
             losses = self._system.losses(self._share(batch))
             total = weighted_total(losses, table.loss_weights)
-            (total / table.accumulate).backward()  # type: ignore[no-untyped-call]
+            (total * factor / table.accumulate).backward()  # type: ignore[no-untyped-call]
             for name, loss in {**losses, TOTAL: total}.items():
-                sums[name] = sums.get(name, 0.0) + float(loss.detach()) / table.accumulate
+                sums[name] = sums.get(name, 0.0) + float(loss.detach()) * factor / table.accumulate
         self._average_gradients()
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, table.clip_norm or float("inf")))
         self._check_finite(sums, norm)
@@ -211,7 +211,7 @@ class Trainer:
         means = {name: sum(row[name] for row in window) / len(window) for name in window[0]}
         rate = means.pop("sentences") / means.pop("step_s")
         values = {**means, "lr": window[-1]["lr"], "captions_per_s": rate, "seconds": state.elapsed_s}
-        self._log.write("train", state.step, **values)
+        self._log.write("train", state.step, **values, **self._system.figures())
         window.clear()
 
     def _validate(self) -> bool:
@@ -341,7 +341,8 @@ class Trainer:
         )
         if self._is_main:
             summary = {key: value for key, value in result.to_json().items() if key not in ("folder", "graft")}
-            summary["datasets"] = [Path(str(self._recipe.data.train.get("path", "unnamed"))).name]
+            specs = (self._recipe.data.train, *self._recipe.data.also)
+            summary["datasets"] = list(dict.fromkeys(Path(str(spec.get("path", "unnamed"))).name for spec in specs))
             summary["train"] = self._recipe.to_dict()["train"]
             save(self._system, result.graft, training=summary, dtype=self._recipe.run.graft_dtype)
         self._accelerator.wait_for_everyone()
