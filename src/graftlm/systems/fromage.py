@@ -92,14 +92,14 @@ class FROMAGe(System):
         """Wires the parts. Raises: ConfigError for a number of tokens or a probability that does not fit the mapper."""
         norm: NormPolicy = "free" if "free_norm" in config.compat else "mean"
         lm = ExtendedLM(parts.lm, config.ret_tokens, norm=norm, own_outputs=config.ret_tokens > 1)
-        dim = parts.encoder("image").dim
-        connector: Connector = Linear(dim, lm.dim, config.num_tokens)
-        if config.mapper != "linear":
-            width = lm.dim if config.mapper == "grid" else lm.prefix_geometry.token_dim
-            connector = GridMap.of_tokens(dim, width, config.num_tokens, rank=config.rank, dropout=config.dropout / 2)
+        parts, dim = Parts(lm, parts.encoders), parts.encoder("image").dim
+        if config.mapper == "linear":
+            return cls(config, parts, Linear(dim, lm.dim, config.num_tokens))
         if config.mapper == "prefix" and config.concat_probability:
             raise ConfigError("system.concat_probability: a prefix has no order of pictures; set it to 0")
-        return cls(config, Parts(lm, parts.encoders), connector)
+        width = lm.dim if config.mapper == "grid" else lm.prefix_geometry.token_dim
+        mapper = GridMap.of_tokens(dim, width, config.num_tokens, rank=config.rank, dropout=config.dropout / 2)
+        return cls(config, parts, mapper)
 
     @property
     def layout(self) -> Layout:
@@ -139,9 +139,8 @@ class FROMAGe(System):
         if not pairs:
             return dict.fromkeys(("text", "text_to_image", "image_to_text"), self.log_scale * 0.0)
         compat = self.config.compat
-        text, loss = self._queries(
-            [query for query, _ in pairs], self.config.caption_fraction if self.training else 1.0
-        )
+        scored = self.config.caption_fraction if self.training else 1.0
+        text, loss = self._queries([query for query, _ in pairs], scored)
         pictures = self._pictures([image for _, image in pairs])
         keys = content_keys([image for _, image in pairs]).to(text.device)
         if self.training:
