@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
+from graftlm.data.sample import Sample
 from graftlm.data.sentence import Part, Sentence, State, Text
 from graftlm.errors import ShapeError
-from graftlm.evaluate.task import Progress
+from graftlm.evaluate.task import Options, Progress, Task
 from graftlm.lm.decode import Decoding
 from graftlm.systems.base import Responder
 
@@ -47,6 +48,20 @@ def answer_all(
         done += sum(repeats[keys[number]] for number in batch)
         progress(stage, done, len(sentences))
     return [found[key] for key in keys]
+
+
+def answer_samples(
+    task: Task, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress
+) -> list[str]:
+    """The words of each answer to a task's samples, with its own search where the options name none."""
+    return answer_all(
+        responder,
+        [sample.sentence for sample in samples],
+        options.decoding or task.decoding(options.beam),
+        batch_size=options.batch_size,
+        stage="answers",
+        progress=progress,
+    )
 
 
 def prompt_key(sentence: Sentence) -> Hashable:

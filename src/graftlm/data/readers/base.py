@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -327,6 +327,38 @@ def column(name: str, usual: Sequence[str], there: Sequence[str], what: str, pla
         key = "image_column" if usual is IMAGE_COLUMNS else "text_column"
         raise DataError(f"{place}: expected {wanted}, found {', '.join(there)}; name it with '{key}'")
     return found
+
+
+class Keyed(Protocol):
+    """A row with a name of its own."""
+
+    @property
+    def key(self) -> str:
+        """Unique in its file."""
+
+
+K = TypeVar("K", bound=Keyed)
+
+
+def keyed_rows(file: Path, spec: Spec, ledger: Ledger, build: Callable[[Mapping[str, Any], int], K]) -> Sequence[K]:
+    """What `build` makes of the objects of a split and their numbers; a key that comes again is a bad row.
+
+    Raises: DataError when the file is none, has no such split or no row can be used.
+    """
+    splits = Splits(spec.split, file)
+    rows: list[K] = []
+    seen: set[str] = set()
+    for number, record in records(file, ledger):
+        if splits.accepts(record):
+            with ledger.row(file, number):
+                row = build(record, number)
+                if row.key in seen:
+                    raise BadSampleError("duplicate-id", f"expected each id once, found {row.key} again")
+                seen.add(row.key)
+                rows.append(row)
+    if not ledger.entries or rows or splits.found:
+        splits.check()
+    return usable(rows, spec, ledger, file)
 
 
 def usable(rows: Sequence[T], spec: Spec, ledger: Ledger, file: Path) -> Sequence[T]:

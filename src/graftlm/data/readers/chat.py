@@ -57,20 +57,9 @@ def read(spec: Spec, ledger: Ledger) -> Samples[DialogueRow]:
     path = Path(spec.path)
     file = base.one_file([path] if path.is_file() else _files(path), path, spec.split, _WANTED)
     folder = base.picture_folder(spec.images, [file.parent, file.parent / "images"])
-    splits = base.Splits(spec.split, file)
-    rows: list[DialogueRow] = []
-    seen: set[str] = set()
-    for number, record in base.records(file, ledger):
-        if splits.accepts(record):
-            with ledger.row(file, number):
-                row = dialogue_row(record, folder, key=f"{file.stem}:{number}")
-                if row.key in seen:
-                    raise BadSampleError("duplicate-id", f"expected each id once, found {row.key} again")
-                seen.add(row.key)
-                rows.append(row)
-    if not ledger.entries or rows or splits.found:
-        splits.check()
-    kept = base.usable(rows, spec, ledger, file)
+    kept = base.keyed_rows(
+        file, spec, ledger, lambda record, number: dialogue_row(record, folder, key=f"{file.stem}:{number}")
+    )
     return Samples(kept, lambda row, _: row.sample(), [1] * len(kept))
 
 

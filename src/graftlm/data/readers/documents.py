@@ -50,20 +50,9 @@ def read(spec: Spec, ledger: Ledger) -> Samples[DocumentRow]:
     path = Path(spec.path)
     file = base.one_file([path] if path.is_file() else _files(path), path, spec.split, _WANTED)
     folder = base.picture_folder(spec.images, [file.parent, file.parent / "images"])
-    splits = base.Splits(spec.split, file)
-    rows: list[DocumentRow] = []
-    seen: set[str] = set()
-    for number, record in base.records(file, ledger):
-        if splits.accepts(record):
-            with ledger.row(file, number):
-                row = _row(record, folder, spec, (ledger, file, number))
-                if row.key in seen:
-                    raise BadSampleError("duplicate-id", f"expected each id once, found {row.key} again")
-                seen.add(row.key)
-                rows.append(row)
-    if not ledger.entries or rows or splits.found:
-        splits.check()
-    kept = base.usable(rows, spec, ledger, file)
+    kept = base.keyed_rows(
+        file, spec, ledger, lambda record, number: _row(record, folder, spec, (ledger, file, number))
+    )
     return Samples(kept, DocumentRow.sample, (len(row.pieces) for row in kept))
 
 

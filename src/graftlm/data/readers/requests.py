@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any, overload
 
 from pydantic import ConfigDict, Field
 
@@ -15,6 +13,7 @@ from graftlm.data import readers
 from graftlm.data.ledger import Ledger
 from graftlm.data.readers import base
 from graftlm.data.requests import KINDS, WORDINGS, request, several
+from graftlm.data.rows import Samples
 from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image
 from graftlm.errors import ConfigError, DataError
@@ -38,52 +37,35 @@ def claims(path: str) -> bool:
     return False
 
 
-def read(spec: Spec, ledger: Ledger) -> Requests:
-    """Raises: ConfigError for captions of this reader itself; DataError where a sample is no captioned photo."""
+def read(spec: Spec, ledger: Ledger) -> Samples[int]:
+    """The captioned samples first, then what is made of them; every one depends on the seed and its number alone.
+
+    Raises: ConfigError for captions of this reader itself; DataError where a sample is no captioned photo.
+    """
     if spec.captions == "requests":
         raise ConfigError("data: captions: expected the reader of captioned photos, found 'requests' itself; try jsonl")
     table = {"path": spec.path, "split": spec.split, "limit": spec.limit, "per": spec.per, **(spec.model_extra or {})}
     samples = readers.read_all({**table, "reader": spec.captions}, ledger)
-    return Requests(samples, spec, wordings_of(spec.split, "train"))
+    first_several = round(len(samples) * (1 + spec.requests))
+    count, split = first_several + round(len(samples) * spec.several), wordings_of(spec.split, "train")
+
+    def build(number: int, _: int) -> Sample:
+        if number < len(samples):
+            return samples[number]
+        rng = random.Random(f"{spec.seed}/{number}")
+        sample = _checked(samples[rng.randrange(len(samples))])
+        if number < first_several:
+            sentence = request(sample, KINDS[number % len(KINDS)], split, rng)
+        else:
+            sentence = several(sample, rng.randint(2, _MOST_CAPTIONS), rng)
+        return Sample(sentence, f"{sample.stem}/{number}", sample.references, sample.metadata)
+
+    return Samples(range(count), build, [1] * count)
 
 
 def wordings_of(split: str | None, otherwise: str) -> str:
     """The split whose wordings belong to a split of the data."""
     return next((name for name in WORDINGS if split is not None and base.same_split(split, name)), otherwise)
-
-
-class Requests(Sequence[Sample]):
-    """The captioned samples first, then what is made of them; every one depends on the seed and its number alone."""
-
-    def __init__(self, samples: Sequence[Sample], spec: Spec, split: str) -> None:
-        self._samples = samples
-        self._spec = spec
-        self._split = split
-        self._ends = [len(samples), round(len(samples) * (1 + spec.requests))]
-        self._ends.append(self._ends[-1] + round(len(samples) * spec.several))
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = index + len(self) if index < 0 else index
-        if not 0 <= number < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        if number < self._ends[0]:
-            return self._samples[number]
-        rng = random.Random(f"{self._spec.seed}/{number}")
-        sample = _checked(self._samples[rng.randrange(len(self._samples))])
-        if number < self._ends[1]:
-            sentence = request(sample, KINDS[number % len(KINDS)], self._split, rng)
-        else:
-            sentence = several(sample, rng.randint(2, _MOST_CAPTIONS), rng)
-        return Sample(sentence, f"{sample.stem}/{number}", sample.references, sample.metadata)
 
 
 def _checked(sample: Sample) -> Sample:

@@ -11,7 +11,7 @@ import numpy as np
 from graftlm.data.binding import MOST_WAYS, Episode, Episodes, Plan, photo_episodes
 from graftlm.data.sample import Sample
 from graftlm.errors import UsageError
-from graftlm.evaluate.answers import answer_all
+from graftlm.evaluate.answers import answer_samples
 from graftlm.evaluate.metrics import vqa
 from graftlm.evaluate.metrics.bootstrap import mean_interval
 from graftlm.evaluate.task import Options, Outcome, Progress, Row, Task, Typed, whole
@@ -75,14 +75,7 @@ class Binding(Task):
 
     def run(self, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress) -> Outcome:
         """One pass; the restricted accuracy is left out for a system that scores no words."""
-        written = answer_all(
-            responder,
-            [sample.sentence for sample in samples],
-            options.decoding or self.decoding(options.beam),
-            batch_size=options.batch_size,
-            stage="answers",
-            progress=progress,
-        )
+        written = answer_samples(self, responder, samples, options, progress)
         found = [_written(sample, text) for sample, text in zip(samples, written, strict=True)]
         notes = [f"chance among the names: {100 * np.mean([1 / len(_episode(one).names) for one in samples]):.1f} %"]
         if isinstance(responder, Likelihood):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from graftlm.data.sample import Sample
 from graftlm.errors import DataError
-from graftlm.evaluate.answers import answer_all
+from graftlm.evaluate.answers import answer_samples
 from graftlm.evaluate.metrics import captions, java
 from graftlm.evaluate.task import Options, Outcome, Progress, Row, Task
 from graftlm.lm.decode import Decoding
@@ -33,14 +33,7 @@ class Captioning(Task):
         for sample in samples:
             if not any(reference.strip() for reference in sample.references):
                 raise DataError(f"captioning: expected at least one reference caption for '{sample.key}', found none")
-        predictions = answer_all(
-            responder,
-            [sample.sentence for sample in samples],
-            options.decoding or self.decoding(options.beam),
-            batch_size=options.batch_size,
-            stage="answers",
-            progress=progress,
-        )
+        predictions = answer_samples(self, responder, samples, options, progress)
         references = [[text for text in sample.references if text.strip()] for sample in samples]
         found = captions.score(predictions, references)
         extra = java.scores(predictions, references)

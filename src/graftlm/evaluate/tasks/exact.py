@@ -9,7 +9,7 @@ import numpy as np
 
 from graftlm.data.sample import Sample
 from graftlm.errors import DataError
-from graftlm.evaluate.answers import answer_all
+from graftlm.evaluate.answers import answer_samples
 from graftlm.evaluate.metrics.bootstrap import mean_interval
 from graftlm.evaluate.task import Options, Outcome, Progress, Row, Task
 from graftlm.lm.decode import Decoding
@@ -33,14 +33,7 @@ class Exact(Task):
 
     def run(self, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress) -> Outcome:
         """Raises: DataError for a sample without references."""
-        predictions = answer_all(
-            responder,
-            [sample.sentence for sample in samples],
-            options.decoding or self.decoding(options.beam),
-            batch_size=options.batch_size,
-            stage="answers",
-            progress=progress,
-        )
+        predictions = answer_samples(self, responder, samples, options, progress)
         rows = tuple(_row(sample, text) for sample, text in zip(samples, predictions, strict=True))
         hits = np.array([row.scores["accuracy"] for row in rows])
         interval = mean_interval(hits, seed=options.seed, resamples=options.resamples)
