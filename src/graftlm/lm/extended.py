@@ -47,8 +47,8 @@ class ExtendedTokenizer:
 class ExtendedLM(LanguageModel):
     """`base` and `count` more tokens, whose vectors alone are trained.
 
-    `own_outputs`: output vectors of their own where the LM ties its own too, so that reading a token and writing it do
-    not pull at one vector.
+    `own_outputs`: output vectors of their own, over standardised states, where the LM ties its own too, so that reading
+    a token and writing it do not pull at one vector.
 
     Attributes:
         base: the frozen model; tokens: the vectors; extra_ids: their ids, V and following
@@ -62,7 +62,8 @@ class ExtendedLM(LanguageModel):
         inputs, outputs = base.token_rows()
         tied = outputs is inputs and not own_outputs
         scale = _input_scale(base, inputs)
-        self.tokens = ExtraTokens(inputs, None if tied else outputs, count, input_scale=scale, norm=norm)
+        rows = None if tied else outputs
+        self.tokens = ExtraTokens(inputs, rows, count, input_scale=scale, norm=norm, standardised=own_outputs)
         self.dim = base.dim
         self.vocab_size = base.vocab_size + count
         self.extra_ids = tuple(range(base.vocab_size, base.vocab_size + count))

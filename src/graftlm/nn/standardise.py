@@ -13,9 +13,11 @@ _LARGEST_SCALE = 100.0
 
 
 class Standardise(nn.Module):
-    """``(x - shift) * scale`` for every channel, both trained; the first batch in training sets them.
+    """``(x - shift) * scale`` for every channel; the first batch in training sets both, and there they stay.
 
-    Until then it changes nothing. Under several processes all begin with the statistics of all rows.
+    They are parameters, to be saved with what is trained, but get no gradient: moved by it, they fit the training
+    set alone (docs/log.md). Until then it changes nothing. Under several processes all begin with the statistics of
+    all rows.
     """
 
     def __init__(self, dim: int) -> None:
@@ -27,7 +29,7 @@ class Standardise(nn.Module):
         """(N, dim) to (N, dim)."""
         if self.training and self._is_fresh():
             self._begin(states.detach())
-        return (states - self.shift) * self.scale
+        return (states - self.shift.detach()) * self.scale.detach()
 
     def _is_fresh(self) -> bool:
         return bool((self.scale == 1).all()) and not bool(self.shift.any())
