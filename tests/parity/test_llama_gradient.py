@@ -143,6 +143,38 @@ def test_bfloat16_gradients_are_as_near_to_the_exact_ones_as_those_of_the_module
     assert errors["quick"] < 1.1 * errors["plain"] < 0.1, errors
 
 
+@pytest.mark.parametrize("rows", [2, 1000])
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_a_loss_without_all_logits_is_that_of_the_logits(
+    rows: int, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False)
+    (mask, at), sides = masks(LENGTHS, False), []
+    targets = torch.arange(int(at.sum())) % VOCAB
+    monkeypatch.setattr(llama_gradient, "_ROWS", rows)
+    for in_chunks in (True, False):
+        embeds, tokens = leaves()
+        prefix = KVPrefix.from_tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), lm.prefix_geometry)
+        inputs = LMInputs(embeds, mask, prefix=prefix)
+        loss = lm.target_loss(inputs, at, targets) if in_chunks else causal_lm(lm(inputs, at=at).logits, targets)
+        (loss * factor).backward()
+        sides.append([loss.detach(), embeds.grad, tokens.grad])
+    assert max(difference(found, wanted) for found, wanted in zip(*sides, strict=True)) < 1e-5
+    with torch.no_grad():
+        assert difference(lm.target_loss(inputs, at, targets), sides[0][0]) < 1e-6
+        assert float(lm.target_loss(inputs, at & False, targets[:0])) == 0
+
+
+def test_a_loss_holds_no_more_logits_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False)
+    (mask, at), seen = masks(LENGTHS, False), []
+    monkeypatch.setattr(llama_gradient, "_ROWS", 3)
+    whole = llama_gradient.summed_cross_entropy
+    monkeypatch.setattr(llama_gradient, "summed_cross_entropy", lambda *given: seen.append(len(given[0])) or whole(*given))
+    lm.target_loss(LMInputs(leaves()[0], mask), at, torch.zeros(int(at.sum()), dtype=torch.long)).backward()
+    assert sum(seen) == int(at.sum()) > max(seen) == 3
+
+
 def test_a_changed_weight_changes_the_gradient() -> None:
     model, (mask, at) = llama(), masks(LENGTHS, False)
     lm = HuggingFaceLM.from_model(model, tokenizer(), "tiny").requires_grad_(False)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graftlm.errors import UnsupportedLMError
+from graftlm.losses import causal_lm
 
 
 class Tokenizer(Protocol):
@@ -226,6 +227,14 @@ class LanguageModel(nn.Module, ABC):
         that one, and a cache holds no more than the layers below it.
         Raises: ShapeError when widths or counts do not fit, or there is no such layer.
         """
+
+    def target_loss(self, inputs: LMInputs, at: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of the tokens that follow the positions `at`; a model may do it without all logits at hand.
+
+        Shapes:
+            at: (B, L) bool; targets: (P,) long, in the order of `at`; returns: scalar
+        """
+        return causal_lm(self(inputs, at=at).logits, targets)
 
     @abstractmethod
     def unembed(self, hidden: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from graftlm.lm.base import LanguageModel, LMInputs
 from graftlm.lm.decode import Decoding, decode
 from graftlm.lm.opening import Opening
 from graftlm.lm.scoring import score_candidates
-from graftlm.losses import causal_lm, shifted_targets, target_positions
+from graftlm.losses import shifted_targets, target_positions
 from graftlm.nn.initialise import reinitialise
 
 T = TypeVar("T")
@@ -167,7 +167,7 @@ class System(nn.Module, ABC):
         assert inputs.labels is not None
         targets = shifted_targets(inputs.labels)
         inputs, at = inputs.up_to(target_positions(inputs.labels))
-        return causal_lm(self.lm(inputs, at=at).logits, targets)
+        return self.lm.target_loss(inputs, at, targets)
 
     @torch.no_grad()
     def respond(self, sentences: Sequence[Sentence], decoding: Decoding | None = None) -> list[Sentence]:
