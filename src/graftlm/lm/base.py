@@ -256,8 +256,11 @@ class LanguageModel(nn.Module, ABC):
         """An empty cache for `rows` rows of at most `length` positions, prefix included."""
 
     @abstractmethod
-    def select_cache(self, cache: Any, rows: Tensor) -> Any:
-        """The cache of the given rows alone, in the given order (beam search, finished rows)."""
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> Any:
+        """The cache of the given rows alone, in the given order (beam search, finished rows).
+
+        The old cache stays as it was, unless it is to be dropped: its memory may be used again then.
+        """
 
     def spare_memory(self) -> None:
         """Gives back what only mirrors a file or was held for a moment; nothing changes but the memory in use."""

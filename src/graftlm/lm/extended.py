@@ -115,9 +115,9 @@ class ExtendedLM(LanguageModel):
         """The frozen model's."""
         return self.base.new_cache(rows, length)
 
-    def select_cache(self, cache: Any, rows: Tensor) -> Any:
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> Any:
         """The given rows, in the given order."""
-        return self.base.select_cache(cache, rows)
+        return self.base.select_cache(cache, rows, drop=drop)
 
     def spare_memory(self) -> None:
         """The frozen model's."""

@@ -112,20 +112,25 @@ class FrozenLlama:
         self.layers = [_layer(layer, packs) for layer in decoder.layers]
         self.norm: Tensor = decoder.norm.weight.detach()
         self.output = FrozenMap(head, packs=packs)
-        self._is_laid_out = False
+        self._sides = 0  # laid out of every map: 0, 1 (forward) or 2 (and for gradients)
         if packs:
             give_back(decoder.parameters())  # they are read once more, map by map
             self.output.packed()  # the largest first, while little else is held
 
-    def lay_out(self) -> None:
-        """Lays out all that a gradient takes, before a batch lies in between and leaves holes that no other fits."""
-        if not self.packs or self._is_laid_out:
+    def lay_out(self, *, gradients: bool = False) -> None:
+        """Lays out all weights at once, with `gradients` also what those take.
+
+        Map by map, with a batch's tensors in between, they would leave holes in the heap that nothing else fits.
+        """
+        wanted = 1 + gradients
+        if not self.packs or self._sides >= wanted:
             return
         maps = [part for layer in self.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         for part in (self.output, *maps):
             part.packed()
-            part.transposed()
-        self._is_laid_out = True
+            if gradients:
+                part.transposed()
+        self._sides = wanted
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A copied decoder joins its own weights."""

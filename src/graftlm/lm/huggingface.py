@@ -48,7 +48,8 @@ class KVCache(Cache):
     """Keys and values of the past, written in place: one tensor per layer, no concatenation per step.
 
     It holds every position, also where a layer looks back through a sliding window: the mask does the sliding.
-    Rows that were selected are copied layer by layer when a layer is next used, so that never two copies of all exist.
+    Rows that were selected are moved layer by layer when a layer is next used: within the tensor where nobody reads the
+    old rows any more, else into a copy.
 
     Shapes:
         store: of each layer (2, rows, kv_heads, capacity, head_dim); mask: (rows, capacity) bool
@@ -62,11 +63,13 @@ class KVCache(Cache):
         *,
         packed: PackedLlama | None = None,
         rows: Sequence[Tensor | None] = (),
+        is_shared: bool = False,
     ) -> None:
         super().__init__(layers=[])
         self._whole = store if isinstance(store, Tensor) and not rows else None
         self._store: list[Tensor] = list(store)
         self._rows = list(rows) or [None] * len(self._store)  # still to be selected, by layer
+        self._is_shared = is_shared  # another cache reads the same tensors
         self.mask = mask
         self.length = length
         self.packed = packed
@@ -82,8 +85,10 @@ class KVCache(Cache):
         """Keys and values of one layer, (2, rows, kv_heads, capacity, head_dim)."""
         rows = self._rows[index]
         if rows is not None:
-            self._store[index] = self._store[index].index_select(1, rows)
-            self._rows[index] = None
+            kept, chosen = self._store[index], self._store[index].index_select(1, rows)
+            if not self._is_shared and len(rows) <= kept.shape[1]:
+                chosen = kept.narrow(1, 0, len(rows)).copy_(chosen)
+            self._store[index], self._rows[index] = chosen, None
         return self._store[index]
 
     def write_prefix(self, prefix: KVPrefix) -> None:
@@ -113,10 +118,12 @@ class KVCache(Cache):
         """Positions attended to, and where they begin."""
         return self.length + query_length, 0
 
-    def select(self, rows: Tensor) -> KVCache:
-        """A copy that holds the given rows."""
+    def select(self, rows: Tensor, *, drop: bool) -> KVCache:
+        """One that holds the given rows; `drop`: this one is not used any more."""
+        self._is_shared |= not drop
         pending = [rows if before is None else before[rows] for before in self._rows]
-        return KVCache(self._store, self.mask[rows], self.length, packed=self.packed, rows=pending)
+        shared = self._is_shared
+        return KVCache(self._store, self.mask[rows], self.length, packed=self.packed, rows=pending, is_shared=shared)
 
 
 class PrefixCache(Cache):
@@ -297,11 +304,14 @@ class HuggingFaceLM(LanguageModel):
         )
         mask = torch.zeros(rows, length, dtype=torch.bool, device=device)
         weights = self._frozen_weights()
-        return KVCache(store, mask, packed=PackedLlama(weights) if weights is not None and weights.packs else None)
+        if weights is None or not weights.packs:
+            return KVCache(store, mask)
+        weights.lay_out()
+        return KVCache(store, mask, packed=PackedLlama(weights))
 
-    def select_cache(self, cache: Any, rows: Tensor) -> KVCache:
-        """The given rows, in the given order; the old cache stays as it was."""
-        selected: KVCache = cache.select(rows)
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> KVCache:
+        """The given rows, in the given order."""
+        selected: KVCache = cache.select(rows, drop=drop)
         return selected
 
     def spare_memory(self) -> None:

@@ -112,7 +112,7 @@ def _states(
 ) -> dict[int, Tensor]:
     """Hidden states (T, D) by layer, of the wanted ones among others; nothing above the deepest is computed."""
     if torch.is_grad_enabled():
-        weights.lay_out()
+        weights.lay_out(gradients=True)
     states = places.pack(inputs.embeds.to(weights.norm.dtype))  # (T, D)
     reading = {} if inputs.memory is None else blocks
     depth, held = max(wanted), {}
