@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -282,14 +282,16 @@ class HuggingFaceLM(LanguageModel):
         hidden = top[depth] if depth in top else found.hidden_states[depth]
         return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache, states)
 
-    def target_loss(self, inputs: LMInputs, at: Tensor, targets: Tensor) -> Tensor:
+    def target_loss(
+        self, inputs: LMInputs, at: Tensor, targets: Tensor, extra: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """See `LanguageModel.target_loss`; of frozen Llamas on a CPU a chunk of the logits is made at a time."""
         has_blocks = self._hooks is not None and bool(self._hooks.blocks)
         check_inputs(self, inputs, past=0, has_blocks=has_blocks)
         weights = None if bool((at & ~inputs.mask).any()) else self._quick_weights(inputs)
         if weights is None:
-            return super().target_loss(inputs, at, targets)
-        return llama_gradient.target_loss(weights, inputs, at, targets, self.blocks)
+            return super().target_loss(inputs, at, targets, extra)
+        return llama_gradient.target_loss(weights, inputs, at, targets, self.blocks, extra)
 
     def new_cache(self, rows: int, length: int) -> KVCache:
         """An empty cache for `rows` rows of at most `length` positions, prefix included."""
