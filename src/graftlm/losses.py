@@ -70,8 +70,8 @@ def summed_cross_entropy(
 ) -> Tensor:
     """Sum over rows, without gradient, a few rows at a time: no float32 copy of all logits is made.
 
-    Where `grads` is given, the gradient times `factor` is written into it; it may be `logits` itself. `extra`: logits of
-    E more ids behind the V, and where their gradient is written.
+    Where `grads` is given, the gradient times `factor` is written into it; it may be `logits` itself. `extra`: logits
+    of E more ids behind the V, and where their gradient is written.
     Shapes:
         logits, grads: (P, V); targets: (P,) long; extra: (P, E) float32 each; returns: scalar float32
     """
@@ -99,7 +99,7 @@ def summed_cross_entropy(
 
 
 def scaled_gradient(grads: Tensor, grad: Tensor) -> Tensor:
-    """A gradient that was computed beforehand, times that of its loss. Raises: RuntimeError where one of it is asked."""
+    """A gradient that was computed beforehand, times that of its loss. Raises: RuntimeError for a second one."""
     if torch.is_grad_enabled():  # create_graph=True: the gradient was computed as a constant
         raise RuntimeError("causal_lm has no second derivative on a CPU; use torch's cross_entropy for one")
     return grads if float(grad) == 1.0 else grads * grad

@@ -178,7 +178,9 @@ def test_a_loss_holds_no_more_logits_than_a_chunk(monkeypatch: pytest.MonkeyPatc
     (mask, at), seen = masks(LENGTHS, False), []
     monkeypatch.setattr(llama_gradient, "_ROWS", 3)
     whole = llama_gradient.summed_cross_entropy
-    monkeypatch.setattr(llama_gradient, "summed_cross_entropy", lambda *given: seen.append(len(given[0])) or whole(*given))
+    monkeypatch.setattr(
+        llama_gradient, "summed_cross_entropy", lambda *given: seen.append(len(given[0])) or whole(*given)
+    )
     lm.target_loss(LMInputs(leaves()[0], mask), at, torch.zeros(int(at.sum()), dtype=torch.long)).backward()
     assert sum(seen) == int(at.sum()) > max(seen) == 3
 

@@ -231,7 +231,7 @@ class LanguageModel(nn.Module, ABC):
     def target_loss(
         self, inputs: LMInputs, at: Tensor, targets: Tensor, extra: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """Mean cross-entropy of the tokens that follow the positions `at`; a model may do it without all logits at hand.
+        """Mean cross-entropy of the tokens that follow the positions `at`; all logits need not be made at once.
 
         `extra`: logits of E ids behind the vocabulary, of hidden states: (P, D) to (P, E) float32.
         Shapes:

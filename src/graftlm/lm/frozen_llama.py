@@ -115,7 +115,6 @@ class FrozenLlama:
         self._sides = 0  # laid out of every map: 0, 1 (forward) or 2 (and for gradients)
         if packs:
             give_back(decoder.parameters())  # they are read once more, map by map
-            self.output.packed()  # the largest first, while little else is held
 
     def lay_out(self, *, gradients: bool = False) -> None:
         """Lays out all weights at once, with `gradients` also what those take.
@@ -126,7 +125,7 @@ class FrozenLlama:
         if not self.packs or self._sides >= wanted:
             return
         maps = [part for layer in self.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-        for part in (self.output, *maps):
+        for part in (self.output, *maps):  # the largest first, while little else is held
             part.packed()
             if gradients:
                 part.transposed()

@@ -74,7 +74,8 @@ class ExtraTokens(nn.Module):
         rows, states = torch.stack(list(vectors)), hidden.float()
         if self.even is None:
             return states @ rows.T
-        return self.even(states.flatten(0, -2)).view_as(states) @ rows.T + torch.stack(list(self.levels)) * _LEVEL_SPEED
+        even: Tensor = self.even(states.flatten(0, -2)).view_as(states)
+        return even @ rows.T + torch.stack(list(self.levels)) * _LEVEL_SPEED
 
     @torch.no_grad()
     def renormalise(self) -> None:
