@@ -102,13 +102,13 @@ class LlamaLM(LanguageModel):
         self, inputs: LMInputs, *, cache: Any = None, at: Tensor | None = None, layers: Sequence[int] = ()
     ) -> LMOutput:
         """One pass; see `LanguageModel.forward`. Raises: UnsupportedLMError for a gradient through a cache."""
-        weights = self._quick_weights(inputs, cache)
-        if weights is None:
+        weights = None if cache is not None else self._quick_weights(inputs)
+        if weights is None and (cache is None or cache.packed is None):
             found: LMOutput = self._unfolded()(inputs, cache=cache, at=at, layers=layers)
             return found
         check_inputs(self, inputs, past=0 if cache is None else cache.length, has_blocks=bool(self._blocks))
         wanted = wanted_layers(layers, self.num_layers, at)
-        if cache is None:
+        if weights is not None:
             logits, hidden, states = llama_gradient.run(weights, inputs, at, wanted, self._blocks)
             return LMOutput(logits, hidden, None, states)
         if torch.is_grad_enabled():
@@ -116,7 +116,7 @@ class LlamaLM(LanguageModel):
         begin(cache, inputs)
         attached = None if inputs.memory is None else Attached(inputs.memory, self._blocks)
         embeds = inputs.embeds.to(torch.bfloat16)
-        logits, hidden, states = PackedLlama(weights)(embeds, inputs.mask, cache, at, wanted, attached)
+        logits, hidden, states = cache.packed(embeds, inputs.mask, cache, at, wanted, attached)
         cache.length += inputs.mask.shape[1]
         return LMOutput(logits, hidden, cache, states)
 
@@ -124,7 +124,7 @@ class LlamaLM(LanguageModel):
         self, inputs: LMInputs, at: Tensor, targets: Tensor, extra: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
         """See `LanguageModel.target_loss`; a chunk of the logits is made at a time."""
-        weights = None if bool((at & ~inputs.mask).any()) else self._quick_weights(inputs, None)
+        weights = None if bool((at & ~inputs.mask).any()) else self._quick_weights(inputs)
         if weights is None:
             return self._unfolded().target_loss(inputs, at, targets, extra)
         check_inputs(self, inputs, past=0, has_blocks=bool(self._blocks))
@@ -132,10 +132,12 @@ class LlamaLM(LanguageModel):
 
     def new_cache(self, rows: int, length: int) -> KVCache:
         """An empty cache for `rows` rows of at most `length` positions, prefix included."""
-        if self._quick() is None:
+        weights = self._quick()
+        if weights is None:
             return self._unfolded().new_cache(rows, length)
         shapes = [(self._geometry.num_kv_heads, self._geometry.head_dim)] * self.num_layers
-        return KVCache.empty(shapes, rows, length, packed=None, dtype=torch.bfloat16, device=torch.device("cpu"))
+        like = {"dtype": torch.bfloat16, "device": torch.device("cpu")}
+        return KVCache.empty(shapes, rows, length, packed=PackedLlama(weights), **like)
 
     def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> KVCache:
         """The given rows, in the given order."""
@@ -169,16 +171,18 @@ class LlamaLM(LanguageModel):
         for whole in self._whole:
             whole.attach_cross_attention(blocks)
 
-    def _quick_weights(self, inputs: LMInputs, cache: Any) -> FrozenLlama | None:
-        """The weights for the quick passes, where they can do what is asked."""
-        is_long = cache is None and not llama_gradient.is_short(inputs)
-        return None if is_long or torch.is_autocast_enabled("cpu") else self._quick()
+    def _quick_weights(self, inputs: LMInputs) -> FrozenLlama | None:
+        """The weights for a whole pass without a cache, where the quick one can do it."""
+        is_quick = llama_gradient.is_short(inputs) and not torch.is_autocast_enabled("cpu")
+        return self._quick() if is_quick else None
 
     def _quick(self) -> FrozenLlama | None:
+        """The weights for the quick passes; they are looked at for each batch, not for each of its steps."""
+        if self._whole:
+            return None
         decoder, head = self.model.model, self.model.lm_head
-        if self._whole or (self._weights is not None and self._weights.fits(decoder, head)):
-            return None if self._whole else self._weights
-        self._weights = FrozenLlama(decoder, head) if is_packable(decoder, head) else None
+        if self._weights is None or not self._weights.fits(decoder, head):
+            self._weights = FrozenLlama(decoder, head) if is_packable(decoder, head) else None
         return self._weights
 
     def _unfolded(self) -> HuggingFaceLM:
