@@ -169,19 +169,6 @@ def test_it_abstains_below_the_threshold_under_a_negative_bias_and_where_none_is
     assert all(isinstance(part, Text) for answer in answers for part in answer)
 
 
-def test_a_grafts_own_bias_is_added_to_the_askers(trained: FROMAGe, gallery: MemoryGallery) -> None:
-    own, asked = trained.config, [Sentence.of("zzz")]
-    shown = []
-    try:
-        for ret_bias, bias in ((2 * ALWAYS, -ALWAYS), (-2 * ALWAYS, ALWAYS)):
-            trained.config = own.model_copy(update={"ret_bias": ret_bias})
-            (answer,) = trained.respond(asked, SHORT, gallery=gallery, pictures=Pictures(bias=bias))
-            shown.append(len(answer.media()))
-    finally:
-        trained.config = own
-    assert shown == [1, 0]
-
-
 def test_the_factor_of_the_released_code_and_its_absolute_value(trained: FROMAGe, gallery: MemoryGallery) -> None:
     prompt = [Sentence.of("zzz")]
     inputs = trained.inputs(prompt)

@@ -50,10 +50,6 @@ class Pictures:
             if getattr(self, name) < least:
                 raise ConfigError(f"pictures: expected {name} to be {least} or more, found {getattr(self, name)}")
 
-    def biased(self, more: float) -> Pictures:
-        """The same with more bias."""
-        return replace(self, bias=self.bias + more)
-
     def decoding(self, decoding: Decoding, ids: Sequence[int]) -> Decoding:
         """The same decoding, ended by the first of the retrieval tokens `ids`; the others are never written."""
         if not self.most:

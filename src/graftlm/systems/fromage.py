@@ -11,8 +11,8 @@ Differences from the paper:
   processes the gradient is that of one; in ``compat``, no_eos, repeated_photos and local_gradient undo it. So does
   free_norm with [RET]'s norm. Released code: bos_label (BOS after the picture is predicted), second_bos (in each of two
   joined captions), bos_each_text (in every text of a prompt), halved (weight of the contrastive losses).
-- Ours: ``mapper: grid`` and ``prefix``, ``dropout``, ``head_hidden``, ``word_layers``, ``caption_fraction``,
-  ``ret_bias`` and ``ret_tokens``: several have output vectors of their own.
+- Ours: ``mapper: grid`` and ``prefix``, ``dropout``, ``head_hidden``, ``word_layers``, ``caption_fraction`` and
+  ``ret_tokens``: several have output vectors of their own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class FROMAGeConfig(SystemConfig):
     head_hidden: int = Field(0, ge=0, description="hidden layer of the picture head, which then reads the grid too")
     concat_probability: float = Field(0.5, ge=0, le=1, description="of joining captions in pairs (§3.2)")
     caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch whose words are scored")
-    ret_bias: float = Field(0.0, description="added to [RET]'s logit in an answer, beside the asker's bias")
     compat: tuple[Compat, ...] = Field((), description="differences of the released code, by name")
 
 
@@ -80,8 +79,9 @@ class FROMAGe(System):
     def __init__(self, config: FROMAGeConfig, parts: Parts, connector: Connector) -> None:
         super().__init__(config, parts)
         self.connector = connector
-        self.shared_dim, width, drop = config.shared_dim, config.shared_dim, config.dropout
+        self.shared_dim = width = config.shared_dim
         sources, words = config.ret_tokens * len(config.text_layers), len(config.word_layers)
+        drop = config.dropout
         self.text_head = QueryHead(parts.lm.dim, width, sources=sources, word_sources=words, dropout=drop)
         self.image_head = PictureHead(parts.encoder("image").dim, width, config.head_hidden, drop)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(0.07)))
@@ -146,8 +146,9 @@ class FROMAGe(System):
         if self.training:
             text, pictures, keys = gather(text, pictures, keys, exact="local_gradient" not in compat)
         same = None if "repeated_photos" in compat else keys
-        found, weight = contrastive(text, pictures, self.log_scale, same), 0.5 if "halved" in compat else 1.0
-        return {"text": loss, "text_to_image": weight * found[0], "image_to_text": weight * found[1]}
+        forth, back = contrastive(text, pictures, self.log_scale, same)
+        forth, back = (forth / 2, back / 2) if "halved" in compat else (forth, back)
+        return {"text": loss, "text_to_image": forth, "image_to_text": back}
 
     def _queries(self, sentences: Sequence[Sentence], scored: float) -> tuple[Tensor, Tensor]:
         """Unit vectors (B, q) of sentences that close with [RET], and the loss of the targets of a part of them."""
@@ -191,8 +192,7 @@ class FROMAGe(System):
         """Answers of text, and of pictures from a gallery where one is given."""
         if gallery is None:
             return super().respond(sentences, decoding)
-        asked = [one.prompt() for one in sentences]
-        how, when = decoding or Decoding(), (pictures or Pictures()).biased(self.config.ret_bias)
+        asked, how, when = [one.prompt() for one in sentences], decoding or Decoding(), pictures or Pictures()
         return answer_with_pictures(self, self.lm, asked, how, when, gallery, self.lm.extra_ids)
 
     def decoding(self, decoding: Decoding) -> Decoding:
