@@ -84,7 +84,9 @@ class ExtraTokens(nn.Module):
             return
         for vector in self.input_vectors:
             vector.mul_(self.input_norm / vector.norm().clamp(min=1e-12))
-        for vector in (self.output_vectors or ()) if self.even is None else ():
+        if self.output_vectors is None or self.even is not None:
+            return
+        for vector in self.output_vectors:
             vector.mul_(self.output_norm / vector.norm().clamp(min=1e-12))
 
 
