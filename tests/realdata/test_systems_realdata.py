@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,15 @@ def test_the_ready_made_fromage_captions_finds_photos_and_tells_requests_apart(s
     assert found.metrics["t2i R@1 (5 captions)"] > found.metrics["t2i R@1"]
     assert found.controls["blind"]["t2i R@1"] == 0
     assert evaluate(system, "requests", samples, Options()).metrics["accuracy"] > 80
+
+
+def test_a_question_to_photos_is_read_without_transformers() -> None:
+    script = (
+        "import sys, graftlm; system = graftlm.load('fromage-smollm2'); "
+        "assert system.embed_queries([graftlm.Sentence.of('a dog')]).shape == (1, 256); "
+        "assert type(system.lm.base.model).__module__ != 'graftlm.lm.llama' or 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_frozen_learns_from_photos_through_a_language_model_that_stays(shared_data: Path) -> None:
