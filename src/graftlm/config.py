@@ -101,6 +101,14 @@ class TrainTable(Table):
     loss_weights: dict[str, float] = Field(
         default_factory=dict, description="factor of each loss by name; unnamed ones count 1"
     )
+    start: str | None = Field(
+        None,
+        description="graft or run whose weights this stage begins with; null: fresh ones",
+        json_schema_extra=_aka("init_from", "resume_from"),
+    )
+    only: list[str] = Field(
+        default_factory=list, description="patterns of the tensors that are trained, as lm.tokens.*; empty: all"
+    )
     seed: int = Field(0, ge=0, le=2**62, description="of weights, order and dropout")
     eval_every: int = Field(200, ge=0, description="steps between validations; 0: only at the end")
     save_every: int = Field(200, ge=0, description="steps between checkpoints; 0: only at the end")
@@ -116,13 +124,21 @@ class EvaluateTable(Table):
     """Validation during training."""
 
     limit: int = Field(512, ge=0, description="validation sentences, evenly spread; 0: all")
-    best_metric: str = Field("loss", description="validation loss that picks the best: 'loss' or one loss's name")
+    best_metric: str = Field(
+        "loss", description="what picks the exported weights: 'loss', one loss's name (the lowest), or 'last'"
+    )
     patience: int = Field(0, ge=0, description="validations without improvement that end the run; 0: never")
     blind: bool = Field(True, description="also log the loss with every picture black")
     sample_every: int = Field(200, ge=0, description="steps between sample answers; 0: none")
     num_samples: int = Field(8, ge=1, description="answers written each time")
     max_tokens: int = Field(32, ge=1, description="longest sample answer, in tokens")
     num_beams: int = Field(1, ge=1, description="beams of a sample answer")
+
+    @model_validator(mode="after")
+    def _waits_for_a_best(self) -> Self:
+        if self.patience and self.best_metric == "last":
+            raise ValueError("patience: expected 0 where best_metric is 'last': every validation is the best then")
+        return self
 
 
 class RunTable(Table):

@@ -54,6 +54,19 @@ def test_the_last_line_of_stdout_is_the_contracts_json_object(data: Path, capsys
     assert found["seconds"] > 0
 
 
+def test_a_length_penalty_makes_answers_shorter_or_longer(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "toy", "captioning", "--data", str(data), "--split", "test", "--controls", "none", "--json"]
+
+    def mean_length(*more: str) -> float:
+        assert main([*command, "--beam", "4", *more]) == 0
+        return float(json.loads(capsys.readouterr().out.splitlines()[-1])["metrics"]["mean length"])
+
+    assert mean_length("--length-penalty", "-3") < mean_length("--length-penalty", "3")
+    assert mean_length("--length-penalty", "1") == mean_length()
+    assert main([*command, "--beam", "1", "--length-penalty", "0.7"]) == 2
+    assert "--length-penalty: expected a search with beams" in capsys.readouterr().err
+
+
 def test_people_get_a_table_and_no_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["evaluate", "toy", "exact", "--data", str(data), "--split", "test", "--controls", "none", "--beam", "1"]
     assert main(command) == 0

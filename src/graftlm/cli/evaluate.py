@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graftlm.encoders.base import Encoder
     from graftlm.evaluate.report import Report
     from graftlm.evaluate.task import Options, Pooling, Progress, Task
+    from graftlm.lm.decode import Decoding
     from graftlm.systems.base import System
 
 
@@ -33,6 +34,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many samples, from the first on.")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the shuffled control.")] = 0,
     beam: Annotated[int, typer.Option(min=1, max=64, help="Beams; 1 is greedy and quickest.")] = 3,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Power of the length a beam's score is divided by; below 1 shorter, 1 without.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences answered at once.")] = 16,
     controls: Annotated[str | None, typer.Option(help="As blind,shuffled,text-only; 'none' for none.")] = None,
     beside: Annotated[
@@ -63,7 +67,8 @@ def evaluate(
     target = _target(graft, task, report)
     wanted = None if controls is None else tuple(name for name in controls.split(",") if name and name != "none")
     check_controls(wanted or ())
-    options = Options(seed, beam, limit, batch_size, controls=wanted, graft=_name(graft), settings=settings)
+    decoding = _penalised(asked, beam, length_penalty)
+    options = Options(seed, beam, limit, batch_size, decoding, wanted, graft=_name(graft), settings=settings)
     found = _samples(data, split, None if asked.makes_samples else limit) if data else ()
     samples = asked.choose(found, options)
     options = _with_support(options, asked, data)
@@ -79,6 +84,16 @@ def evaluate(
         _print(result)
     for page in pages:
         typer.echo(f"report: {page}", err=True)
+
+
+def _penalised(task: Task, beam: int, length_penalty: float | None) -> Decoding | None:
+    """The task's own search with another length penalty. Raises: UsageError where there are no beams to compare."""
+    if length_penalty is None:
+        return None
+    decoding = task.decoding(beam)
+    if decoding.num_beams == 1:
+        raise UsageError("--length-penalty: expected a search with beams, which are compared by it; set --beam 3")
+    return replace(decoding, length_penalty=length_penalty)
 
 
 def _settings(changes: Sequence[str]) -> dict[str, str]:

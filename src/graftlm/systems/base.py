@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import inspect
 import pkgutil
@@ -114,6 +115,9 @@ class System(nn.Module, ABC):
     """A published system: one file that wires parts.
 
     `trainable_state` is everything that is saved; all else is frozen and known by fingerprint.
+
+    Attributes:
+        held: names of saved parameters that a stage of training leaves as they are; see `train_only`
     """
 
     name: ClassVar[str]
@@ -123,6 +127,7 @@ class System(nn.Module, ABC):
     def __init__(self, config: PartsConfig, parts: Parts) -> None:
         super().__init__()
         self.config = config
+        self.held: frozenset[str] = frozenset()
         if parts.language_model is not None:
             self.lm = parts.language_model.requires_grad_(False)
         self.encoders = nn.ModuleDict(dict(parts.encoders)).requires_grad_(False)
@@ -271,8 +276,26 @@ class System(nn.Module, ABC):
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Everything a checkpoint holds: trained parameters by name."""
-        return {name: parameter.detach() for name, parameter in self.trainable()}
+        """Everything a graft holds: trained parameters by name, and those that are held."""
+        mine = ((name, one) for name, one in self.named_parameters() if one.requires_grad or name in self.held)
+        return {name: parameter.detach() for name, parameter in mine}
+
+    def train_only(self, patterns: Sequence[str]) -> None:
+        """Holds every trained parameter whose name fits none of the patterns (`*` stands for anything).
+
+        Raises: ConfigError for a pattern that no trained parameter fits.
+        """
+        names = [name for name, _ in self.trainable()]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                raise ConfigError(
+                    f"train.only: expected patterns of trained tensors, found '{pattern}', which none fits; "
+                    f"there are {', '.join(names[:4])} ..."
+                )
+        kept = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+        self.held = frozenset(names) - kept
+        for name in self.held:
+            self.get_parameter(name).requires_grad_(False)
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every frozen part, by role ("lm", "encoders.image")."""

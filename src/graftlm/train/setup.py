@@ -78,8 +78,12 @@ def prepare(recipe: Recipe, run_folder: str | Path | None, *, resume: bool, quie
 
 
 def build_system(recipe: Recipe) -> System:
-    """The system with fresh trained parts, a function of `train.seed`."""
+    """The system with fresh trained parts, a function of `train.seed`, or with those of `train.start`.
+
+    Raises: CheckpointError when that is the graft of another system; ConfigError for a pattern that fits nothing.
+    """
     from graftlm.backbones import load_parts
+    from graftlm.grafts import copy_from
 
     cls = system_class(recipe.system.name)
     config = cls.Config.model_validate(recipe.system.options())
@@ -87,7 +91,12 @@ def build_system(recipe: Recipe) -> System:
     random.seed(recipe.train.seed)
     np.random.seed(recipe.train.seed % 2**32)
     torch.manual_seed(recipe.train.seed)
-    return cls.build(config, parts)
+    system = cls.build(config, parts)
+    if recipe.train.start:
+        copy_from(recipe.train.start, system)
+    if recipe.train.only:
+        system.train_only(recipe.train.only)
+    return system
 
 
 def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) -> tuple[Source, Validation | None]:
