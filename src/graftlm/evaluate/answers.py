@@ -105,7 +105,8 @@ def begin_alike(prompts: Sequence[Sentence], order: Sequence[int], least: int) -
     never shared.
     """
     keys = {number: prompt_key(prompts[number]) for number in order}
-    waiting, found = [Alike(tuple(order), 0)] if order else [], []
+    waiting = [Alike(tuple(order), 0)] if order else []
+    found: list[Alike] = []
     while waiting:
         group = waiting.pop()
         by_next: dict[Hashable, list[int]] = {}
@@ -132,7 +133,7 @@ def _answered(
     groups = [Alike(tuple(order), 0)] if opener is None else begin_alike(prompts, order, least)
     for group in groups:
         start = Sentence(prompts[group.prompts[0]].parts[: group.shared]) if group.shared else Sentence()
-        is_worth = len(group.prompts) > 1 and len(start.text()) >= WORTH_OPENING
+        is_worth = len(group.prompts) > 1 and len(start.text()) >= WORTH_OPENING and _is_plain(start)
         opening = opener.opening(start) if opener is not None and is_worth else None
         for place in range(0, len(group.prompts), batch_size):
             batch = group.prompts[place : place + batch_size]
@@ -145,3 +146,8 @@ def _answered(
             if len(answers) != len(batch):
                 raise ShapeError(f"responder: expected {len(batch)} answers, one per sentence, found {len(answers)}")
             yield batch, answers
+
+
+def _is_plain(sentence: Sentence) -> bool:
+    """Whether it may be cut: a chat template need not take the first turns of a dialogue for one."""
+    return all(part.role is None for part in sentence)
