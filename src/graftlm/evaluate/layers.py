@@ -118,7 +118,7 @@ def _axes(words: str, frame: _Frame) -> str:
     parts = [
         _text(words, LEFT, 20, "name"),
         _text("layer", end + 20, 20),
-        _text("at the end", WIDTH - 8, 20, anchor="end"),
+        _text("end", WIDTH - 8, 20, anchor="end"),
         _text("steps", end + 20, frame.height - 12),
     ]
     for tick in range(5):
