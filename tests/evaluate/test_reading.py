@@ -101,7 +101,8 @@ def test_a_grid_leaves_out_what_stands_before_its_cells() -> None:
 
 def test_a_veil_darkens_what_was_read_less() -> None:
     found = veil(torch.tensor([[0.4, 0.2], [0.0, 0.2]]))
-    half, whole = '<path fill-opacity="0.43" d="M1 0h1v1H1zM1 1h1v1H1z"/>', '<path fill-opacity="0.86" d="M0 1h1v1H0z"/>'
+    half = '<path fill-opacity="0.43" d="M1 0h1v1H1zM1 1h1v1H1z"/>'
+    whole = '<path fill-opacity="0.86" d="M0 1h1v1H0z"/>'
     assert found == half + whole
     assert veil(torch.full((7, 7), 0.02)) == ""
     assert veil(torch.tensor([[0.0, 0.0], [0.0, 1.0]])).count("<path") == 1
