@@ -75,13 +75,17 @@ def load_lm(name: str, precision: str = "bfloat16") -> LanguageModel:
 
         return ToyLM().requires_grad_(False)
     # A wrong name is told before anything heavy is imported.
-    folder = None if name in PACKAGED_LMS else find_model(name, "language model", BUNDLED_LMS)
+    is_packaged = name in PACKAGED_LMS
+    folder = _converted(name) if is_packaged else find_model(name, "language model", BUNDLED_LMS)
+    folder = folder or fetch(name, _HUB_FILES)
+    if is_packaged and precision == "bfloat16":
+        from graftlm.lm.llama import LlamaLM
+
+        if LlamaLM.reads(folder):
+            return LlamaLM(folder, name=name, fingerprint=_fingerprint(folder, name))
     from graftlm.lm.huggingface import HuggingFaceLM
 
-    if folder is None:
-        folder = _converted(name) if name in PACKAGED_LMS else fetch(name, _HUB_FILES)
-    fingerprint = _fingerprint(folder, name)
-    lm = HuggingFaceLM.load(folder, name=name, precision=precision, fingerprint=fingerprint)
+    lm = HuggingFaceLM.load(folder, name=name, precision=precision, fingerprint=_fingerprint(folder, name))
     return lm.requires_grad_(False)
 
 

@@ -7,7 +7,7 @@ Masks: True = may be used.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -228,13 +228,20 @@ class LanguageModel(nn.Module, ABC):
         Raises: ShapeError when widths or counts do not fit, or there is no such layer.
         """
 
-    def target_loss(self, inputs: LMInputs, at: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of the tokens that follow the positions `at`; a model may do it without all logits at hand.
+    def target_loss(
+        self, inputs: LMInputs, at: Tensor, targets: Tensor, extra: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Mean cross-entropy of the tokens that follow the positions `at`; all logits need not be made at once.
 
+        `extra`: logits of E ids behind the vocabulary, of hidden states: (P, D) to (P, E) float32.
         Shapes:
-            at: (B, L) bool; targets: (P,) long, in the order of `at`; returns: scalar
+            at: (B, L) bool; targets: (P,) long in [0, V + E), in the order of `at`; returns: scalar
         """
-        return causal_lm(self(inputs, at=at).logits, targets)
+        output = self(inputs, at=at)
+        logits = output.logits
+        if extra is not None:
+            logits = torch.cat([logits, extra(output.hidden[at]).to(logits.dtype)], dim=-1)
+        return causal_lm(logits, targets)
 
     @abstractmethod
     def unembed(self, hidden: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ fast decoding path) is the frozen model's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from graftlm.errors import UnsupportedLMError
 from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, LMOutput, PrefixGeometry, Tokenizer
 from graftlm.nn.extra_tokens import ExtraTokens, NormPolicy
 
@@ -110,6 +111,14 @@ class ExtendedLM(LanguageModel):
         output = self.base(inputs, cache=cache, at=at, layers=layers)
         hidden = output.hidden if at is None else output.hidden[at]
         return LMOutput(self._widen(output.logits, hidden), output.hidden, output.cache, output.layers)
+
+    def target_loss(
+        self, inputs: LMInputs, at: Tensor, targets: Tensor, extra: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """See `LanguageModel.target_loss`. Raises: UnsupportedLMError for extra ids beside those it has."""
+        if extra is not None:
+            raise UnsupportedLMError("an extended language model was to be extended; give it all its tokens at once")
+        return self.base.target_loss(inputs, at, targets, self.extra_logits)
 
     def new_cache(self, rows: int, length: int) -> Any:
         """The frozen model's."""

@@ -7,7 +7,7 @@ own bit by bit up to the attention's rounding, gradients to 1e-5 in float32 (tes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -95,15 +95,21 @@ def run(
 
 
 def target_loss(
-    weights: FrozenLlama, inputs: LMInputs, at: Tensor, targets: Tensor, blocks: Mapping[int, nn.Module]
+    weights: FrozenLlama,
+    inputs: LMInputs,
+    at: Tensor,
+    targets: Tensor,
+    blocks: Mapping[int, nn.Module],
+    extra: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of targets (P,) behind the positions `at` (B, L), none of them padding; 0 where P is 0."""
+    """As `LanguageModel.target_loss`: `at` holds no padding; 0 where P is 0."""
     depth = len(weights.layers)
     states = _states(weights, inputs, _places(weights, inputs), {depth}, blocks)[depth]  # (T, D)
-    if not len(targets):
-        return states.sum() * 0.0
     chosen = states.index_select(0, at[inputs.mask].nonzero()[:, 0])  # (P, D)
-    loss: Tensor = _HeadLoss.apply(weights, chosen, targets)  # type: ignore[no-untyped-call]
+    more = None if extra is None else extra(chosen)  # (P, E)
+    if not len(targets):
+        return chosen.sum() * 0.0
+    loss: Tensor = _HeadLoss.apply(weights, chosen, more, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -181,22 +187,25 @@ class _HeadLoss(torch.autograd.Function):
     """The output matrix and the mean cross-entropy behind it, with its gradient, a chunk of rows at a time."""
 
     @staticmethod
-    def forward(ctx: Any, weights: FrozenLlama, states: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: FrozenLlama, states: Tensor, more: Tensor | None, targets: Tensor) -> Tensor:
         grads = torch.empty_like(states) if ctx.needs_input_grad[1] else None
+        more_grads = None if more is None else torch.empty_like(more)
         total, factor = torch.zeros((), dtype=torch.float32), 1 / len(targets)
         for start in range(0, len(targets), _ROWS):
-            logits = weights.output(states[start : start + _ROWS])  # (R, V)
+            span = slice(start, start + _ROWS)
+            logits = weights.output(states[span])  # (R, V)
             own = None if grads is None else logits  # which hold their own gradient then
-            total += summed_cross_entropy(logits, targets[start : start + _ROWS], own, factor)
+            extra = None if more is None or more_grads is None else (more[span], more_grads[span])
+            total += summed_cross_entropy(logits, targets[span], own, factor, extra)
             if grads is not None:
-                grads[start : start + _ROWS] = weights.output.gradient(logits)
-        if grads is not None:
-            ctx.save_for_backward(grads)
+                grads[span] = weights.output.gradient(logits)
+        ctx.save_for_backward(grads, more_grads)
         return total / len(targets)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
-        return None, scaled_gradient(ctx.saved_tensors[0], grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
+        states, more = (None if one is None else scaled_gradient(one, grad) for one in ctx.saved_tensors)
+        return None, states, more, None
 
 
 class _Stack(torch.autograd.Function):

@@ -74,7 +74,8 @@ class ExtraTokens(nn.Module):
         rows, states = torch.stack(list(vectors)), hidden.float()
         if self.even is None:
             return states @ rows.T
-        return self.even(states.flatten(0, -2)).view_as(states) @ rows.T + torch.stack(list(self.levels)) * _LEVEL_SPEED
+        even: Tensor = self.even(states.flatten(0, -2)).view_as(states)
+        return even @ rows.T + torch.stack(list(self.levels)) * _LEVEL_SPEED
 
     @torch.no_grad()
     def renormalise(self) -> None:
@@ -83,7 +84,9 @@ class ExtraTokens(nn.Module):
             return
         for vector in self.input_vectors:
             vector.mul_(self.input_norm / vector.norm().clamp(min=1e-12))
-        for vector in (self.output_vectors or ()) if self.even is None else ():
+        if self.output_vectors is None or self.even is not None:
+            return
+        for vector in self.output_vectors:
             vector.mul_(self.output_norm / vector.norm().clamp(min=1e-12))
 
 
