@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -58,8 +59,8 @@ def test_labels_do_not_touch_and_keep_their_order() -> None:
     found = spread([50, 51, 52, 10, 99], 10, 0, 100)
     assert sorted(range(5), key=found.__getitem__) == [3, 0, 1, 2, 4]
     ordered = sorted(found)
-    assert all(after - before >= 10 for before, after in zip(ordered, ordered[1:], strict=False))
-    assert 0 <= ordered[0]
+    assert all(after - before >= 10 for before, after in pairwise(ordered))
+    assert ordered[0] >= 0
     assert ordered[-1] <= 100
     assert spread([10, 60], 10, 0, 100) == [10, 60]
     assert spread([100, 100, 100], 10, 0, 100) == [80, 90, 100]
@@ -69,7 +70,7 @@ def test_thirty_layers_have_room_for_their_values() -> None:
     html = layer_pictures(steps(**{f"gate_{layer:02}": 0.01 for layer in range(30)}))
     heights = sorted(float(y) for y in re.findall(r'class="value" x="[^"]+" y="([^"]+)"', html))
     assert len(heights) == 30
-    assert all(after - before >= 12.9 for before, after in zip(heights, heights[1:], strict=False))
+    assert all(after - before >= 12.9 for before, after in pairwise(heights))
 
 
 def test_layers_are_coloured_by_their_depth() -> None:

@@ -187,9 +187,7 @@ def _bar() -> Iterator[Progress]:
         yield move
 
 
-def _save(
-    found: Report, samples: Sequence[Sample], graft: str, target: Path | None, system: System
-) -> list[Path]:
+def _save(found: Report, samples: Sequence[Sample], graft: str, target: Path | None, system: System) -> list[Path]:
     """Writes the report where there is a place for it.
 
     Its page shows the curve of the run that was evaluated, and what a few answers read where the system tells that:
@@ -204,8 +202,6 @@ def _save(
     log = _log_of(graft)
     readings = read_again(system, found.drawn(SHOWN))
     return [found.save(target, samples, training=read_metrics(log) if log else (), readings=readings)]
-
-
 
 
 def _log_of(graft: str) -> Path | None:

@@ -93,10 +93,10 @@ def as_grids(places: Tensor, frame_positions: int) -> Tensor:
     side = isqrt(frame_positions)
     before = frame_positions - side * side
     padded = F.pad(places, (0, -places.shape[-1] % frame_positions))
-    frames = padded.unflatten(-1, (-1, frame_positions))  # (W, n, F, S of a frame)
+    frames = padded.reshape(*places.shape[:-1], -1, frame_positions)  # (W, n, F, S of a frame)
     if before > _OTHER_POSITIONS:
         return frames.new_zeros(*frames.shape[:-1], 0, 0)
-    return frames[..., before:].unflatten(-1, (side, side))
+    return frames[..., before:].reshape(*frames.shape[:-1], side, side)
 
 
 def _mean_by_word(values: Tensor, owners: Tensor, count: int) -> Tensor:
