@@ -11,7 +11,7 @@ import torch
 
 from graftlm.data.sentence import Image, Sentence, Text, Video
 from graftlm.evaluate.reading import AnswerReading, as_grids, read_again, word_numbers
-from graftlm.evaluate.reading_picture import reading_section, veil
+from graftlm.evaluate.reading_picture import frame_of_peak, reading_section, veil
 from graftlm.evaluate.task import Row
 from graftlm.systems.flamingo import Flamingo
 from tests.evaluate.toys import toy
@@ -101,11 +101,23 @@ def test_a_grid_leaves_out_what_stands_before_its_cells() -> None:
 
 def test_a_veil_darkens_what_was_read_less() -> None:
     found = veil(torch.tensor([[0.4, 0.2], [0.0, 0.2]]))
-    half = '<path fill-opacity="0.43" d="M1 0h1v1H1zM1 1h1v1H1z"/>'
-    whole = '<path fill-opacity="0.86" d="M0 1h1v1H0z"/>'
+    half = '<path fill-opacity="0.36" d="M1 0h1v1H1zM1 1h1v1H1z"/>'
+    whole = '<path fill-opacity="0.72" d="M0 1h1v1H0z"/>'
     assert found == half + whole
     assert veil(torch.full((7, 7), 0.02)) == ""
     assert veil(torch.tensor([[0.0, 0.0], [0.0, 1.0]])).count("<path") == 1
+
+
+def test_the_cell_that_was_read_most_is_framed_unless_all_were_read_alike() -> None:
+    peak = "<rect class='peak' x='0' y='1' width='1' height='1'/>"
+    assert frame_of_peak(torch.tensor([[0.1, 0.2], [0.6, 0.1]])) == peak
+    assert frame_of_peak(torch.full((7, 7), 0.02)) == ""
+    assert frame_of_peak(torch.zeros(0, 0)) == ""
+
+
+def test_shares_are_drawn_only_where_more_than_one_picture_is_read() -> None:
+    assert "class='shares'" not in reading_section([told(flamingo())])
+    assert "class='shares'" in reading_section([told(flamingo(attends="all"))])
 
 
 def test_every_word_is_drawn_over_a_picture_that_the_page_holds_once() -> None:

@@ -17,11 +17,12 @@ from graftlm.evaluate.inline import jpeg_data
 from graftlm.evaluate.reading import AnswerReading
 
 PHOTO_PX = 168
-_LEVELS, _DARKEST = 10, 0.86
+_LEVELS, _DARKEST = 10, 0.72  # darker hides a photo whose cells are read nearly alike
 _BAR, _BAR_HEIGHT = 10, 24
+_ALL = 0.995  # a share that is written as 100 %
 _HINT = (
     "light is what was read in the step that wrote the word, mean over blocks and heads; &times; how much more the "
-    "lightest cell was read than an even share. Where it looks, not why it says so"
+    "framed cell was read than an even share. Where it looks, not why it says so"
 )
 
 
@@ -52,6 +53,17 @@ def veil(grid: Tensor) -> str:
         for level, found in sorted(runs.items())
         if level
     )
+
+
+def frame_of_peak(grid: Tensor) -> str:
+    """A frame around the cell of a grid (side, side) that was read most: on a dark photo no veil shows it.
+
+    Empty where all cells were read alike.
+    """
+    if not grid.numel() or float(grid.max()) <= float(grid.min()):
+        return ""
+    y, x = divmod(int(grid.argmax()), grid.shape[-1])
+    return f"<rect class='peak' x='{x}' y='{y}' width='1' height='1'/>"
 
 
 def _card(number: int, told: AnswerReading) -> str:
@@ -134,9 +146,10 @@ def _word(number: int, place: int, told: AnswerReading, names: Sequence[str], sh
     dark = ""
     if grid.numel():
         peak = f"&times; {float(grid.max() / grid.mean().clamp(min=1e-12)):.1f}"
-        dark = f"<g class='veil'>{veil(grid)}</g>"
+        dark = f"<g class='veil'>{veil(grid)}</g>{frame_of_peak(grid)}"
     which = f"{names[item]}{f', frame {frame + 1}' if told.grids.shape[2] > 1 else ''}"
-    shares = _shares(told.items[place].tolist(), names) if names[1:] else ""
+    is_split = bool(((told.items > 0) & (told.items < _ALL)).any())  # else the bars of all words say the same
+    shares = _shares(told.items[place].tolist(), names) if is_split else ""
     said = f"{which} {float(told.items[place, item]):.0%}" if names[1:] else which if told.grids.shape[2] > 1 else ""
     notes = "".join(f"<small>{note}</small>" for note in (said, peak) if note)
     return (
