@@ -77,7 +77,7 @@ def evaluate(
     others = {_name(other): _system(other, samples) for other in beside or ()}
     with _bar() as progress:
         result = run(system, task, samples, options, beside=others, progress=progress)
-    pages = _save(result, samples, graft, target)
+    pages = _save(result, samples, graft, target, system)
     if as_json:
         typer.echo(json.dumps(result.summary()))
     else:
@@ -202,12 +202,21 @@ def _bar() -> Iterator[Progress]:
         yield move
 
 
-def _save(found: Report, samples: Sequence[Sample], graft: str, target: Path | None) -> list[Path]:
-    """Writes the report where there is a place for it, with the curve of the run that was evaluated."""
+def _save(found: Report, samples: Sequence[Sample], graft: str, target: Path | None, system: System) -> list[Path]:
+    """Writes the report where there is a place for it.
+
+    Its page shows the curve of the run that was evaluated, and what a few answers read where the system tells that:
+    one more pass for each of them.
+    """
+    from graftlm.evaluate.page import SHOWN
+    from graftlm.evaluate.reading import read_again
     from graftlm.train.log import read_metrics
 
+    if target is None:
+        return []
     log = _log_of(graft)
-    return [found.save(target, samples, training=read_metrics(log) if log else ())] if target else []
+    readings = read_again(system, found.drawn(SHOWN))
+    return [found.save(target, samples, training=read_metrics(log) if log else (), readings=readings)]
 
 
 def _log_of(graft: str) -> Path | None:

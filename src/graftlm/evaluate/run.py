@@ -84,7 +84,7 @@ def _controls(
 ) -> tuple[dict[str, Mapping[str, float]], list[str]]:
     wanted = task.controls if options.controls is None else options.controls
     if wanted and not shows_pictures(samples):
-        return {}, ["no controls: the prompts show no picture"]
+        return {}, ["no controls: the prompts show no picture or film"]
     found: dict[str, Mapping[str, float]] = {}
     notes: list[str] = []
     for name in wanted:

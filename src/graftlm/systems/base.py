@@ -24,6 +24,7 @@ from graftlm.errors import ConfigError, DataError, UsageError, unknown
 from graftlm.lm.base import LanguageModel, LMInputs
 from graftlm.lm.decode import Decoding, decode
 from graftlm.lm.opening import Opening
+from graftlm.lm.reading import Reading
 from graftlm.lm.scoring import score_candidates
 from graftlm.losses import shifted_targets, target_positions
 from graftlm.nn.initialise import reinitialise
@@ -72,6 +73,27 @@ class Likelihood(Protocol):
         self, prompt: Sentence, candidates: Sequence[str], *, released: bool = False
     ) -> tuple[Tensor, Tensor]:
         """As `System.log_likelihoods`."""
+
+
+@runtime_checkable
+class Opener(Protocol):
+    """All that an evaluation of prompts that begin alike sees of a system."""
+
+    def opening(self, sentence: Sentence) -> Opening:
+        """As `System.opening`."""
+
+    def respond_after(
+        self, opening: Opening, sentences: Sequence[Sentence], decoding: Decoding | None = None
+    ) -> list[Sentence]:
+        """As `System.respond_after`."""
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """All that a report sees of a system that tells which media its words read."""
+
+    def reading(self, sentences: Sequence[Sentence]) -> list[Reading]:
+        """One reading per sentence. Raises: DataError for a sentence without media."""
 
 
 class PartsConfig(BaseModel):
