@@ -192,7 +192,7 @@ def test_a_picture_is_shown_where_it_is_likelier_than_words_and_otherwise_only_i
 ) -> None:
     prompt = [Sentence.of("zzz")]
     inputs = trained.inputs(prompt)
-    logits = trained.lm(inputs).logits[0, int(inputs.mask.sum()) - 1].float()
+    logits = trained.lm(inputs).logits[0, int(inputs.mask.sum()) - 1].detach().float()
     words = logits[: trained.lm.base.vocab_size]
     bias = float(words.max() - logits[-1]) + 0.01  # a little above the best word, far below all together
     assert float(words.logsumexp(0) - words.max()) > 0.02

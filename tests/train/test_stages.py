@@ -23,9 +23,9 @@ def first(make_recipe: RecipeMaker, tmp_path: Path) -> Path:
     return train(make_recipe(run={"graft_dtype": "float32"}), run_folder=tmp_path / "first", quiet=True).folder
 
 
-def second(make_recipe: RecipeMaker, start: Path | str, **train_table: object) -> Recipe:
+def second(make_recipe: RecipeMaker, first: Path, **train_table: object) -> Recipe:
     steps = {"lr": 1e-2, "batch_size": 4, "max_steps": 4, "eval_every": 0, "save_every": 2}
-    return make_recipe(train={**steps, "start": str(start), **train_table}, run={"graft_dtype": "float32"})
+    return make_recipe(train={**steps, "start": str(first), **train_table}, run={"graft_dtype": "float32"})
 
 
 def test_a_stage_begins_with_the_weights_of_the_one_before(make_recipe: RecipeMaker, first: Path) -> None:
@@ -67,9 +67,7 @@ def test_a_stage_that_is_stopped_goes_on(make_recipe: RecipeMaker, first: Path, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_what_a_stage_holds_is_guarded_as_what_is_frozen(
-    make_recipe: RecipeMaker, first: Path, tmp_path: Path
-) -> None:
+def test_what_a_stage_holds_is_guarded_as_what_is_frozen(make_recipe: RecipeMaker, first: Path, tmp_path: Path) -> None:
     recipe = second(make_recipe, first, only=["*bias"])
     with prepare(recipe, tmp_path / "second", resume=False, quiet=True) as run:
         trainer = Trainer(run.system, run.recipe, run.folder, run.source, run.validation, quiet=True)

@@ -39,8 +39,9 @@ def claims(path: str) -> bool:
 
 
 def read(spec: Spec, ledger: Ledger) -> Samples[int]:
-    """The captioned samples first, if they are wanted, then what is made of them; every one depends on the seed and its number alone.
+    """The captioned samples first, if they are wanted, then what is made of them.
 
+    What is made of them depends on the seed and its number alone.
     Raises: ConfigError for captions of this reader itself; DataError where a sample is no captioned photo.
     """
     if spec.captions == "requests":
