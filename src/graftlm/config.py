@@ -41,6 +41,14 @@ class SystemTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = Field(description="a system: one file in graftlm/systems")
+    start: str | None = Field(
+        None,
+        description="graft or run whose weights this stage begins with; null: fresh ones",
+        json_schema_extra=_aka("init_from", "resume_from"),
+    )
+    only: list[str] = Field(
+        default_factory=list, description="patterns of the tensors that are trained, as lm.tokens.*; empty: all"
+    )
 
     def options(self) -> dict[str, Any]:
         """The system's own fields as given."""
@@ -100,14 +108,6 @@ class TrainTable(Table):
     )
     loss_weights: dict[str, float] = Field(
         default_factory=dict, description="factor of each loss by name; unnamed ones count 1"
-    )
-    start: str | None = Field(
-        None,
-        description="graft or run whose weights this stage begins with; null: fresh ones",
-        json_schema_extra=_aka("init_from", "resume_from"),
-    )
-    only: list[str] = Field(
-        default_factory=list, description="patterns of the tensors that are trained, as lm.tokens.*; empty: all"
     )
     seed: int = Field(0, ge=0, le=2**62, description="of weights, order and dropout")
     eval_every: int = Field(200, ge=0, description="steps between validations; 0: only at the end")
@@ -259,7 +259,8 @@ def _with_system_defaults(recipe: Recipe, where: str, changed: set[str], fields:
         config = model.model_validate(recipe.system.options())
     except ValidationError as error:
         raise ConfigError(_sentence(error, model, where, ("system",), changed)) from None
-    described = SystemTable.model_validate({"name": recipe.system.name, **config.model_dump(mode="json")})
+    own = {"name": recipe.system.name, "start": recipe.system.start, "only": recipe.system.only}
+    described = SystemTable.model_validate({**own, **config.model_dump(mode="json")})
     return recipe.model_copy(update={"system": described})
 
 

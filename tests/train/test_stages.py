@@ -23,9 +23,9 @@ def first(make_recipe: RecipeMaker, tmp_path: Path) -> Path:
     return train(make_recipe(run={"graft_dtype": "float32"}), run_folder=tmp_path / "first", quiet=True).folder
 
 
-def second(make_recipe: RecipeMaker, first: Path, **train_table: object) -> Recipe:
+def second(make_recipe: RecipeMaker, first: Path, **stage: object) -> Recipe:
     steps = {"lr": 1e-2, "batch_size": 4, "max_steps": 4, "eval_every": 0, "save_every": 2}
-    return make_recipe(train={**steps, "start": str(first), **train_table}, run={"graft_dtype": "float32"})
+    return make_recipe(system={"start": str(first), **stage}, train=steps, run={"graft_dtype": "float32"})
 
 
 def test_a_stage_begins_with_the_weights_of_the_one_before(make_recipe: RecipeMaker, first: Path) -> None:
@@ -49,7 +49,7 @@ def test_only_what_the_patterns_name_is_trained_and_the_graft_holds_all(
     assert changed == {name for name in before if name.endswith("bias")}
     assert result.trainable_parameters == sum(before[name].numel() for name in changed)
     training = grafts.read_description(result.graft)["training"]
-    assert (training["steps"], training["start"]["steps"], training["train"]["start"]) == (4, 12, "first")
+    assert (training["steps"], training["start"]["steps"], training["only"]) == (4, 12, ["*bias"])
     assert "4 steps (0.0 minutes), after 12 steps" in (result.graft / "README.md").read_text()
     assert str(tmp_path) not in (result.graft / "graft.json").read_text()
 
@@ -81,7 +81,7 @@ def test_what_a_stage_holds_is_guarded_as_what_is_frozen(make_recipe: RecipeMake
     ("table", "error", "sentence"),
     [
         ({"start": "nowhere"}, CheckpointError, "expected a graft's folder"),
-        ({"only": ["no.such.*"]}, ConfigError, "train.only: expected patterns of trained tensors"),
+        ({"only": ["no.such.*"]}, ConfigError, "system.only: expected patterns of trained tensors"),
     ],
 )
 def test_a_stage_that_cannot_begin_is_refused(
@@ -92,7 +92,7 @@ def test_a_stage_that_cannot_begin_is_refused(
 
 
 def test_a_graft_of_another_system_or_shape_is_no_beginning(make_recipe: RecipeMaker, first: Path) -> None:
-    toys = {"lm": "toy", "encoder": "toy", "precision": "float32"}
+    toys = {"lm": "toy", "encoder": "toy", "precision": "float32", "start": str(first)}
     other = second(make_recipe, first).to_dict()
     other["system"] = {"name": "frozen", **toys}
     with pytest.raises(CheckpointError, match="expected a graft of 'frozen', found one of 'clipcap'"):

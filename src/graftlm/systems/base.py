@@ -311,7 +311,7 @@ class System(nn.Module, ABC):
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
                 raise ConfigError(
-                    f"train.only: expected patterns of trained tensors, found '{pattern}', which none fits; "
+                    f"system.only: expected patterns of trained tensors, found '{pattern}', which none fits; "
                     f"there are {', '.join(names[:4])} ..."
                 )
         kept = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}

@@ -37,7 +37,7 @@ from graftlm.data.tokenize import Layout, TokenBatch
 from graftlm.encoders.base import weights_fingerprint
 from graftlm.errors import ConfigError
 from graftlm.lm.base import LMInputs
-from graftlm.lm.closing import Layers, read_closing
+from graftlm.lm.closing import FEW_SCORED, Layers, read_closing
 from graftlm.lm.compose import compose_items
 from graftlm.lm.decode import Decoding
 from graftlm.lm.extended import ExtendedLM
@@ -46,9 +46,6 @@ from graftlm.losses import MAX_LOG_SCALE, contrastive, gather
 from graftlm.nn.extra_tokens import NormPolicy
 from graftlm.nn.retrieval_head import PictureHead, QueryHead
 from graftlm.systems.base import Parts, System, SystemConfig, content_keys, embed_in_batches
-
-_TOLD = 1 / 16
-"""Part of a training batch with the text loss, where not all is captioned: it trains [RET]'s output vectors alone."""
 
 Undone = Literal["no_eos", "repeated_photos", "local_gradient", "free_norm"]
 Compat = Undone | Literal["bos_label", "second_bos", "bos_each_text", "halved"]
@@ -142,7 +139,7 @@ class FROMAGe(System):
         if not pairs:
             return dict.fromkeys(("text", "text_to_image", "image_to_text"), self.log_scale * 0.0)
         compat = self.config.compat
-        scored = _TOLD if self.training and self.config.caption_fraction < 1 else 1.0
+        scored = FEW_SCORED if self.training and self.config.caption_fraction < 1 else 1.0
         text, loss = self._queries([query for query, _ in pairs], scored)
         pictures = self._pictures([image for _, image in pairs])
         keys = content_keys([image for _, image in pairs]).to(text.device)

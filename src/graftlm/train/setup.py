@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, run_folder: str | Path | None, *, resume: bool, quie
 
 
 def build_system(recipe: Recipe) -> System:
-    """The system with fresh trained parts, a function of `train.seed`, or with those of `train.start`.
+    """The system with fresh trained parts, a function of `train.seed`, or with those of `system.start`.
 
     Raises: CheckpointError when that is the graft of another system; ConfigError for a pattern that fits nothing.
     """
@@ -92,10 +92,10 @@ def build_system(recipe: Recipe) -> System:
     np.random.seed(recipe.train.seed % 2**32)
     torch.manual_seed(recipe.train.seed)
     system = cls.build(config, parts)
-    if recipe.train.start:
-        copy_from(recipe.train.start, system)
-    if recipe.train.only:
-        system.train_only(recipe.train.only)
+    if recipe.system.start:
+        copy_from(recipe.system.start, system)
+    if recipe.system.only:
+        system.train_only(recipe.system.only)
     return system
 
 

@@ -344,9 +344,10 @@ class Trainer:
             specs = (self._recipe.data.train, *self._recipe.data.also)
             summary["datasets"] = list(dict.fromkeys(Path(str(spec.get("path", "unnamed"))).name for spec in specs))
             summary["train"] = self._recipe.to_dict()["train"]
-            if start := self._recipe.train.start:
-                summary["train"]["start"] = Path(start).name
-                summary["start"] = training_of(start)
+            if self._recipe.system.only:
+                summary["only"] = self._recipe.system.only
+            if self._recipe.system.start:
+                summary["start"] = training_of(self._recipe.system.start)
             save(self._system, result.graft, training=summary, dtype=self._recipe.run.graft_dtype)
         self._accelerator.wait_for_everyone()
         return result
