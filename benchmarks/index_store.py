@@ -172,8 +172,9 @@ def latencies(
     """
     times: dict[str, list[float]] = {way: [] for way in searches}
     found: dict[str, list[list[int]]] = {way: [] for way in searches}
+    warming = next(vectors(WARMING, seed=2)).astype(np.float32)
     for search in searches.values():
-        for query in next(vectors(WARMING, seed=2)).astype(np.float32):
+        for query in warming:
             search(query)
     for first in range(0, len(queries), TURN):
         for way, search in searches.items():

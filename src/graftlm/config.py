@@ -41,11 +41,7 @@ class SystemTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = Field(description="a system: one file in graftlm/systems")
-    start: str | None = Field(
-        None,
-        description="graft or run whose weights this stage begins with; null: fresh ones",
-        json_schema_extra=_aka("init_from", "resume_from"),
-    )
+    start: str | None = Field(None, description="graft or run whose weights this stage begins with; null: fresh ones")
     only: list[str] = Field(
         default_factory=list, description="patterns of the tensors that are trained, as lm.tokens.*; empty: all"
     )

@@ -35,7 +35,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the shuffled control.")] = 0,
     beam: Annotated[int, typer.Option(min=1, max=64, help="Beams; 1 is greedy and quickest.")] = 3,
     length_penalty: Annotated[
-        float | None, typer.Option(help="Power of the length a beam's score is divided by; below 1 shorter, 1 without.")
+        float | None, typer.Option(help="Power of the length a beam's score is divided by; below 1 shorter, 0 without.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences answered at once.")] = 16,
     controls: Annotated[str | None, typer.Option(help="As blind,shuffled,text-only; 'none' for none.")] = None,

@@ -64,7 +64,7 @@ class FROMAGeConfig(SystemConfig):
     ret_tokens: int = Field(1, ge=1, le=16, description="retrieval tokens; one is written, the others follow it")
     head_hidden: int = Field(0, ge=0, description="hidden layer of the picture head, which then reads the grid too")
     concat_probability: float = Field(0.5, ge=0, le=1, description="of joining captions in pairs (§3.2)")
-    caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch whose words are scored")
+    caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch that is captioned")
     compat: tuple[Compat, ...] = Field((), description="differences of the released code, by name")
 
 
