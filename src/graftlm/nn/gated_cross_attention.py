@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graftlm.nn.attention import CrossAttention, Dense, Geometry, make_norm
 
+GateSize = Literal["scalar", "vector"]
 GateInit = Literal["closed", "open"]
 
 
@@ -48,7 +49,7 @@ class GatedCrossAttention(nn.Module):
         memory_dim: int,
         geometry: Geometry,
         *,
-        gate: Literal["scalar", "vector"] = "scalar",
+        gate: GateSize = "scalar",
         init: GateInit = "closed",
     ) -> None:
         super().__init__()
