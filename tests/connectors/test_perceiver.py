@@ -44,7 +44,7 @@ def test_a_film_is_no_picture_of_all_its_positions() -> None:
 
 def test_the_encoders_width_stays_where_no_other_is_wanted() -> None:
     assert not list(connector(width=DIM).reduce.parameters())
-    assert connector(width=8)(item(1, 0)).shape == (1, 3, 8)
+    assert connector(width=8).reduce[1].weight.shape == (8, DIM)
 
 
 def test_a_narrowed_picture_is_read_whatever_the_scale_of_its_features() -> None:
