@@ -139,6 +139,26 @@ def test_an_encoder_for_rices_is_named_wrongly_or_reads_no_pictures(
         assert words in capsys.readouterr().err
 
 
+def test_a_graft_that_finds_pictures_compares_them_as_it_was_trained_to(
+    toy: System, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cls = system_class("dual_encoder")
+    config = cls.Config(encoder="toy", text_encoder="toy-text", shared_dim=4)
+    finder = cls.build(config, backbones.load_parts(config)).eval()
+    folders = {str(grafts.save(system, tmp_path / system.name)): system for system in (finder, toy)}
+    monkeypatch.setattr(grafts, "load", lambda source: folders.get(source, toy))
+    asked: list[int] = []
+    embed = finder.embed_media
+    monkeypatch.setattr(finder, "embed_media", lambda media: asked.append(len(media)) or embed(media))
+    command = ["evaluate", "toy", "fewshot", "--data", str(data), "--split", "val", "--support", "test"]
+    command += ["--shots", "2", "--select", "rices", "--controls", "none", "--set"]
+    assert main([*command, f"encoder={tmp_path / 'dual_encoder'}"]) == 0
+    assert asked == [4, 1]
+    capsys.readouterr()
+    assert main([*command, f"encoder={tmp_path / 'clipcap'}"]) == 2
+    assert "a graft that finds pictures, found 'clipcap'" in capsys.readouterr().err
+
+
 def test_a_trained_encoder_compares_pictures_without_a_cache(toy: System, data: Path) -> None:
     command = ["evaluate", "toy", "fewshot", "--data", str(data), "--split", "val", "--support", "test"]
     toy.encoders.requires_grad_(True)

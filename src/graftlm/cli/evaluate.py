@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graftlm.encoders.base import Encoder
     from graftlm.evaluate.report import Report
     from graftlm.evaluate.task import Options, Pooling, Progress, Task
+    from graftlm.features import CachedEncoder
     from graftlm.lm.decode import Decoding
     from graftlm.systems.base import System
 
@@ -121,14 +122,17 @@ def _with_support(options: Options, task: Task, data: str | None) -> Options:
 
 
 def _pooled(system: System, name: str) -> Pooling | None:
-    """What compares pictures: the encoder of that name, or the graft's own, through the feature cache.
+    """What compares pictures: the encoder or graft of that name, or the graft's own encoder, through the feature cache.
 
-    Raises: UsageError for an encoder that reads no pictures; BackboneError for one that cannot be used.
+    Raises: UsageError for one that cannot compare pictures; BackboneError for one that cannot be used.
     """
     from graftlm.backbones import home, load_encoder
     from graftlm.encoders.base import Encoder
     from graftlm.features import CachedEncoder
+    from graftlm.grafts import is_graft
 
+    if name and is_graft(name):
+        return _compared_by(name)
     if not name and "image" not in system.encoders:
         return None
     encoder = load_encoder(name) if name else system.encoders["image"]
@@ -139,12 +143,28 @@ def _pooled(system: System, name: str) -> Pooling | None:
         return partial(_pooled_in_batches, encoder)
     cached = encoder if isinstance(encoder, CachedEncoder) else CachedEncoder(encoder, home() / "features")
 
-    def pooled(media: Sequence[MediaPart]) -> Tensor:
-        if len(media) > 1:
-            cached.build(media)  # in several threads, and telling how long it takes
-        return cached.pool(media)
+    return partial(_pooled_cached, cached, cached.pool)
 
-    return pooled
+
+def _compared_by(graft: str) -> Pooling:
+    """What a graft that finds pictures compares. Raises: UsageError for one that finds none."""
+    from graftlm.features import CachedEncoder
+    from graftlm.systems.base import Retriever
+
+    found = _system(graft, ())
+    if not isinstance(found, Retriever) or "image" not in found.encoders:
+        raise UsageError(f"encoder={graft}: expected an encoder or a graft that finds pictures, found '{found.name}'")
+    cached = found.encoders["image"]
+    return (
+        partial(_pooled_cached, cached, found.embed_media) if isinstance(cached, CachedEncoder) else found.embed_media
+    )
+
+
+def _pooled_cached(cached: CachedEncoder, pool: Pooling, media: Sequence[MediaPart]) -> Tensor:
+    """Vectors by `pool`, the features below them encoded first: in several threads, and telling how long it takes."""
+    if len(media) > 1:
+        cached.build(media)
+    return pool(media)
 
 
 def _pooled_in_batches(encoder: Encoder, media: Sequence[MediaPart], size: int = 64) -> Tensor:

@@ -110,6 +110,13 @@ def training_of(source: str | Path) -> dict[str, Any]:
     return dict(read_description(_finished(source)).get("training") or {})
 
 
+def is_graft(source: str | Path) -> bool:
+    """Whether it is a ready-made name, or a folder with a graft or a run in it; nothing is fetched."""
+    path = Path(source)
+    places = (path / DESCRIPTION, path / "graft" / DESCRIPTION)
+    return str(source) in ready_made() or any(place.is_file() for place in places) or (path / "checkpoints").is_dir()
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """graft.json, its keys and their types checked. Raises: CheckpointError."""
     path = folder / DESCRIPTION
