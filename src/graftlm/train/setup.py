@@ -112,6 +112,7 @@ def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) ->
         val, _ = fitting(system, val, ledger, str((recipe.data.val or {}).get("path", "")))
     ledger.check()
     source = sources[0] if len(sources) == 1 else MixedSource(sources, factors)
+    system.learn([sample.sentence for data in datasets if not isinstance(data, Stream) for sample in data])
     return source, Validation(system, val, recipe) if val else None
 
 
