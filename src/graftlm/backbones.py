@@ -50,7 +50,8 @@ PACKAGED_LMS = {
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
-BUNDLED_LMS = (*PACKAGED_LMS, "toy")
+MINILM = "minilm-l6"
+BUNDLED_LMS = (*PACKAGED_LMS, MINILM, "toy")
 BUNDLED_ENCODERS = {
     "efficientnet-lite0": ("graftlm.encoders.efficientnet_lite", "EfficientNetLite0", "load"),
     "minilm-l6": ("graftlm.encoders.minilm", "MiniLM", "load"),
@@ -75,14 +76,25 @@ def load_lm(name: str, precision: str = "bfloat16") -> LanguageModel:
 
         return ToyLM().requires_grad_(False)
     # A wrong name is told before anything heavy is imported.
-    folder = None if name in PACKAGED_LMS else find_model(name, "language model", BUNDLED_LMS)
+    folder = None if name in (*PACKAGED_LMS, MINILM) else find_model(name, "language model", BUNDLED_LMS)
     from graftlm.lm.huggingface import HuggingFaceLM
+    from graftlm.lm.masked import MaskedLM, is_masked
 
     if folder is None:
-        folder = _converted(name) if name in PACKAGED_LMS else fetch(name, _HUB_FILES)
+        folder = _place(name)
     fingerprint = _fingerprint(folder, name)
-    lm = HuggingFaceLM.load(folder, name=name, precision=precision, fingerprint=fingerprint)
+    load = MaskedLM.load if is_masked(folder) else HuggingFaceLM.load
+    lm: LanguageModel = load(folder, name=name, precision=precision, fingerprint=fingerprint)
     return lm.requires_grad_(False)
+
+
+def _place(name: str) -> Path:
+    """The folder of a bundled language model, or of the files that the hub gives."""
+    if name == MINILM:
+        from graftlm.encoders.minilm import package_folder
+
+        return package_folder()
+    return _converted(name) if name in PACKAGED_LMS else fetch(name, _HUB_FILES)
 
 
 def load_encoder(name: str) -> Encoder:

@@ -83,7 +83,7 @@ MAY_IMPORT_LAZILY: dict[str, set[str]] = {
 
 FRONT_ENDS = ("cli", "serve", "demo", "__main__")
 ONLY_IN: dict[str, set[str]] = {
-    "transformers": {"lm/huggingface.py", "encoders/huggingface.py", "encoders/minilm.py"},
+    "transformers": {"lm/huggingface.py", "lm/masked.py", "encoders/huggingface.py", "encoders/minilm.py"},
 }
 TORCH_IN_DATA = {"data.tokenize", "data.media"}
 ONLY_THIRD_PARTY: dict[str, set[str]] = {

@@ -183,11 +183,14 @@ class LMOutput:
 
 
 class LanguageModel(nn.Module, ABC):
-    """A causal language model whose own weights are not trained unless a system says so.
+    """A language model whose own weights are not trained unless a system says so.
 
     Attributes:
         dim: D; vocab_size: V; context_length: positions it was made for
         num_layers: decoder layers; hidden_dim: width of what goes from one to the next, nearly always D
+        is_causal: whether a position sees only what stands before it; False for a masked LM, which has no cache
+        has_head: whether it has an output matrix; without one its logits are empty, and `pool` is what is read
+        mask_id: of a masked LM, the token that stands for what is to be told
         tokenizer: its tokenizer; fingerprint: hex digest of config, weights and tokenizer
     """
 
@@ -198,6 +201,9 @@ class LanguageModel(nn.Module, ABC):
     hidden_dim: int
     tokenizer: Tokenizer
     fingerprint: str
+    is_causal: bool = True
+    has_head: bool = True
+    mask_id: int | None = None
 
     @property
     def blocks(self) -> Mapping[int, nn.Module]:
@@ -249,6 +255,11 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def select_cache(self, cache: Any, rows: Tensor) -> Any:
         """The cache of the given rows alone, in the given order (beam search, finished rows)."""
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """One vector a row, which a linear head can read: (B, L, D) and (B, L) to (B, D); here the last one in use."""
+        last = (mask.long().cumsum(dim=1) * mask).argmax(dim=1)  # (B,)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
     def spare_memory(self) -> None:
         """Gives back what only mirrors a file or was held for a moment; nothing changes but the memory in use."""

@@ -12,13 +12,15 @@ from graftlm.errors import BackboneError
 class TextTokenizer:
     """Plain text stays plain, template text may hold special tokens; neither is given BOS or EOS."""
 
-    def __init__(self, tokenizer: Any, *, name: str, eos_id: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, *, name: str, eos_id: int | None = None, bos_id: int | None = None
+    ) -> None:
         self._name = name
         self._plain = tokenizer
         self._template: Any = None
         self._lock = threading.Lock()
         self.vocab_size: int = len(tokenizer)
-        self.bos_id: int | None = tokenizer.bos_token_id
+        self.bos_id: int | None = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else bos_id
         eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else eos_id
         if eos is None:
             raise BackboneError(f"language model '{name}': its tokenizer has no end-of-sequence token; choose another")

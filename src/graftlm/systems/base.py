@@ -21,11 +21,12 @@ from graftlm.data.tokenize import IGNORED, Layout, TokenBatch, tokenize, tokeniz
 from graftlm.encoders.base import Encoder, Features
 from graftlm.errors import ConfigError, DataError, UsageError, unknown
 from graftlm.lm.base import LanguageModel, LMInputs
+from graftlm.lm.cloze import cloze_logits, target_loss
 from graftlm.lm.decode import Decoding, decode
 from graftlm.lm.opening import Opening
 from graftlm.lm.readout import HeadName, LossName, PooledHead, asked, pooled_head, pooled_loss, verbaliser_loss
 from graftlm.lm.scoring import score_candidates
-from graftlm.losses import causal_lm, shifted_targets, target_positions
+from graftlm.lm.verbalise import Pooling, Verbaliser
 from graftlm.nn.initialise import reinitialise
 
 T = TypeVar("T")
@@ -63,6 +64,21 @@ class Retriever(Protocol):
 
     def retrieval_fingerprint(self) -> str:
         """Hex digest that changes when the vectors of `embed_media` would."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """All that an evaluation of classes sees of a system."""
+
+    def class_scores(
+        self,
+        sentences: Sequence[Sentence],
+        words: Sequence[Sequence[str]],
+        *,
+        pooling: Pooling = "first",
+        references: Sequence[Sentence] = (),
+    ) -> Tensor:
+        """As `System.class_scores`."""
 
 
 @runtime_checkable
@@ -183,11 +199,8 @@ class System(nn.Module, ABC):
         return {"caption": self.target_loss(self.inputs(sentences))}
 
     def target_loss(self, inputs: LMInputs) -> Tensor:
-        """Mean cross-entropy of the labels; what stands behind a row's last one is not computed."""
-        assert inputs.labels is not None
-        targets = shifted_targets(inputs.labels)
-        inputs, at = inputs.up_to(target_positions(inputs.labels))
-        return causal_lm(self.lm(inputs, at=at).logits, targets)
+        """Mean cross-entropy of the labels, as `lm.cloze.target_loss`."""
+        return target_loss(self.lm, inputs)
 
     @torch.no_grad()
     def respond(self, sentences: Sequence[Sentence], decoding: Decoding | None = None) -> list[Sentence]:
@@ -269,6 +282,28 @@ class System(nn.Module, ABC):
             inputs = opening.skip(self.inputs([opening.sentence + prompt.prompt()]))
         return score_candidates(self.lm, inputs, ids, shifted=not released)
 
+    @torch.no_grad()
+    def class_scores(
+        self,
+        sentences: Sequence[Sentence],
+        words: Sequence[Sequence[str]],
+        *,
+        pooling: Pooling = "first",
+        references: Sequence[Sentence] = (),
+    ) -> Tensor:
+        """Log-probabilities (B, C) of the classes of tasks' sentences, told by their words (`lm.verbalise`).
+
+        `references`: sentences that say nothing, by whose mean the words' probabilities are divided.
+        Raises: UsageError without a language model, or with one that scores no words.
+        """
+        if not self.has_lm or not self.lm.has_head:
+            raise self._cannot_write()
+        verbaliser = Verbaliser.of(self.lm.tokenizer, words, pooling)
+        prior = None
+        if references:
+            prior = verbaliser.word_probs(cloze_logits(self.lm, self.inputs(references))).mean(dim=0)  # (W,)
+        return verbaliser.scores(cloze_logits(self.lm, self.inputs(sentences)), prior)
+
     def tokens(self, sentences: Sequence[Sentence], layout: Layout | None = None) -> TokenBatch:
         """Sentences in this system's layout, or another one, on the language model's device."""
         batch = tokenize(sentences, self.lm.tokenizer, self._within_context(layout or self.layout))
@@ -325,7 +360,8 @@ class System(nn.Module, ABC):
         return self
 
     def _within_context(self, layout: Layout) -> Layout:
-        return replace(layout, max_length=min(layout.max_length, self.lm.context_length))
+        longest = min(layout.max_length, self.lm.context_length)
+        return replace(layout, max_length=longest, mask_id=None if self.lm.is_causal else self.lm.mask_id)
 
     def _cannot_write(self) -> UsageError:
         return UsageError(
