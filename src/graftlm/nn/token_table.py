@@ -8,12 +8,15 @@ began as, which is computed when it is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Start = Callable[[Tensor], Tensor]
 """What a table begins as: ids (R,) long to rows (R, W) float32, always the same ones."""
+
+StartName = Literal["uniform", "words", "zeros"]
 
 BY_ROW = "moves_by_row"
 """Marks a parameter of which the optimiser moves only rows with a gradient; see train/optim.py."""
@@ -57,9 +60,14 @@ class TokenTable(nn.Module):
         self.keep(ids)
         self.rows.data[torch.searchsorted(self.ids, ids)] = rows.to(self.rows)
 
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """What is written of it, by name."""
+        return {f"{prefix}ids": self.ids, f"{prefix}rows": self.rows.detach()}
+
     @torch.no_grad()
-    def resize(self, count: int) -> None:
-        """Room for so many rows, which are then copied in together with `ids`."""
+    def resize(self, rows: Tensor | None) -> None:
+        """Room for rows (R, W) that are then copied in together with `ids`; for none where None is given."""
+        count = 0 if rows is None else len(rows)
         self.rows.data = self.rows.new_zeros(count, self.width)
         self.ids = self.ids.new_zeros(count)
 
@@ -107,3 +115,12 @@ class ZeroStart:
     def __call__(self, ids: Tensor) -> Tensor:
         """(R,) long to (R, W)."""
         return torch.zeros(len(ids), self._width)
+
+
+def table_start(name: StartName, vocab_size: int, width: int, embed: Callable[[Tensor], Tensor]) -> Start:
+    """The start of a name; `embed`: a language model's input vectors, (1, R) long to (1, R, W)."""
+    if name == "zeros":
+        return ZeroStart(width)
+    if name == "uniform":
+        return UniformStart(vocab_size, width)
+    return lambda ids: embed(ids[None])[0]

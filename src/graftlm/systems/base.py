@@ -398,19 +398,14 @@ class TextSystem(System, ABC):
         return self.head is None and super().writes
 
     @property
-    def num_prompt(self) -> int:
-        """Positions that a prompt takes before the words; 0 where it enters elsewhere."""
-        return 0
-
-    @property
-    def num_prefix(self) -> int:
-        """Positions that every layer finds before the first."""
-        return 0
+    def taken(self) -> tuple[int, int]:
+        """Positions of the longest row that a prompt takes: before the words, and before them in every layer."""
+        return 0, 0
 
     @property
     def layout(self) -> Layout:
         """The words, in what the prompt leaves of the longest row."""
-        taken = self.num_prompt + self.num_prefix
+        taken = sum(self.taken)
         room = min(self.config.max_length, self.lm.context_length) - taken
         if room < _LEAST_ROOM:
             raise ConfigError(
@@ -446,7 +441,7 @@ class TextSystem(System, ABC):
         return self._logits(self.head, sentences).log_softmax(dim=-1)
 
     def _logits(self, head: PooledHead, sentences: Sequence[Sentence]) -> Tensor:
-        logits: Tensor = head(head.pool(self.lm, self.inputs(asked(self.lm, sentences)), self.num_prompt))
+        logits: Tensor = head(head.pool(self.lm, self.inputs(asked(self.lm, sentences)), self.taken[0]))
         return logits
 
 

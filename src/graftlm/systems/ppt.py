@@ -60,9 +60,9 @@ class PPT(TextSystem):
         return cls(config, parts, SoftPrompt(start, parts.lm.dim))
 
     @property
-    def num_prompt(self) -> int:
-        """K."""
-        return self.config.num_tokens
+    def taken(self) -> tuple[int, int]:
+        """K positions among the words."""
+        return self.config.num_tokens, 0
 
     def learn(self, sentences: Sequence[Sentence]) -> None:
         """Takes the pre-trained prompt. Raises: ConfigError when it does not fit; CheckpointError."""
@@ -88,6 +88,7 @@ class PPT(TextSystem):
     def class_scores(self, sentences: Sequence[Sentence], words: Sequence[Sequence[str]], **how: Any) -> Tensor:
         """Log-probabilities of the classes; in the unified variant of their letters."""
         own = letters(len(words)) if self.config.variant == "unified" else words
+        how["references"] = self._put(how.get("references", ()))
         return super().class_scores(self._put(sentences), own, **how)
 
     def _put(self, sentences: Sequence[Sentence]) -> Sequence[Sentence]:

@@ -60,9 +60,9 @@ class PrefixTuning(TextSystem):
         return cls(config, parts, SoftPrompt(start, width))
 
     @property
-    def num_prefix(self) -> int:
-        """K."""
-        return self.config.num_tokens
+    def taken(self) -> tuple[int, int]:
+        """K positions in every layer."""
+        return 0, self.config.num_tokens
 
     def inputs(self, sentences: Sequence[Sentence]) -> LMInputs:
         """The words, with the prefix before them in every layer."""

@@ -62,9 +62,9 @@ class PromptTuning(TextSystem):
         return cls(config, parts, SoftPrompt(start, dim, through))
 
     @property
-    def num_prompt(self) -> int:
-        """K."""
-        return self.config.num_tokens
+    def taken(self) -> tuple[int, int]:
+        """K positions among the words."""
+        return self.config.num_tokens, 0
 
     def inputs(self, sentences: Sequence[Sentence]) -> LMInputs:
         """The prompt before the words."""
