@@ -224,6 +224,12 @@ class System(nn.Module, ABC):
         """Numbers of its own that a training log shows over time, by name; they are read, not minimised."""
         return {}
 
+    def learn(self, sentences: Sequence[Sentence]) -> None:
+        """Called once before training with its sentences: what is told by them, or taken from another graft."""
+
+    def make_room(self, tensors: Mapping[str, Tensor]) -> None:
+        """Called before trained tensors are copied in: a part whose size follows from its data takes theirs."""
+
     def after_step(self) -> None:
         """Called after every step of the optimiser: what a paper does to its parameters then."""
 
@@ -308,6 +314,11 @@ class System(nn.Module, ABC):
     def trainable_state(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds: trained parameters by name."""
         return {name: parameter.detach() for name, parameter in self.trainable()}
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trained numbers: `stored`, all that the method keeps; `touched`, those that training can reach."""
+        count = sum(parameter.numel() for _, parameter in self.trainable())
+        return {"stored": count, "touched": count}
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every frozen part, by role ("lm", "encoders.image")."""
