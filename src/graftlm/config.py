@@ -179,7 +179,7 @@ def load_recipe(
     Raises: ConfigError, one sentence with the place.
     """
     path = Path(path)
-    tree = _read(path)
+    tree = read_tree(path)
     changed = {apply_override(tree, override) for override in overrides}
     return parse_recipe(tree, where=str(path), changed=changed, system_fields=system_fields)
 
@@ -199,7 +199,7 @@ def parse_recipe(
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, Recipe, where, (), set(changed))) from None
+        raise ConfigError(complaint(error, Recipe, where, (), set(changed))) from None
     if system_fields is None:
         return recipe
     return _with_system_defaults(recipe, where, set(changed), system_fields)
@@ -242,7 +242,7 @@ def _with_system_defaults(recipe: Recipe, where: str, changed: set[str], fields:
     try:
         config = model.model_validate(recipe.system.options())
     except ValidationError as error:
-        raise ConfigError(_sentence(error, model, where, ("system",), changed)) from None
+        raise ConfigError(complaint(error, model, where, ("system",), changed)) from None
     described = SystemTable.model_validate({"name": recipe.system.name, **config.model_dump(mode="json")})
     return recipe.model_copy(update={"system": described})
 
@@ -271,7 +271,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """The plain tables of a YAML file of at most 1 MB. Raises: ConfigError."""
     try:
         if path.stat().st_size > _LARGEST_RECIPE_BYTES:
             raise ConfigError(f"{path}: expected a recipe of at most 1 MB, found {path.stat().st_size} bytes")
@@ -297,10 +298,10 @@ def _parse(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {type(error).__name__}") from None
 
 
-def _sentence(
+def complaint(
     error: ValidationError, model: type[BaseModel], where: str, prefix: tuple[str, ...], changed: set[str]
 ) -> str:
-    """The first complaint as one sentence."""
+    """The first complaint of a validation as one sentence that names the place."""
     problem = error.errors(include_url=False)[0]
     place = (*prefix, *(str(step) for step in problem["loc"]))
     dotted = ".".join(place)

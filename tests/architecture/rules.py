@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "lm.extended",
         "lm.pictures",
     },
-    "evaluate": {"evaluate", "systems.base", "data", "index", "errors", "lm.decode"},
+    "evaluate": {"evaluate", "systems.base", "data", "index", "errors", "lm.decode", "lm.verbalise"},
     "backbones": {"storage", "lm", "encoders", "systems.base", "data", "errors"},
     "grafts": {"grafts", "storage", "systems.base", "backbones", "errors"},
     "doctor": {"errors"},

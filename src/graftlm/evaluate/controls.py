@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
+from graftlm.data.labelled import chosen, refilled, relabelled
 from graftlm.data.media import black_image
 from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image, Media, Part, Sentence, Text
 from graftlm.errors import DataError, UsageError, unknown
 from graftlm.evaluate.answers import part_key
 
+K = TypeVar("K")
 LEAD_IN = "A photo of"
 """What a sentence of nothing but a picture is asked with when its picture is taken away."""
 
@@ -35,7 +38,7 @@ def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
     if len(sources) < 2:
         raise DataError(f"shuffled control: expected 2 different pictures or more, found {len(sources)}")
     keys = list(sources)
-    other = dict(zip(keys, _derangement(keys, seed), strict=True))
+    other = dict(zip(keys, deranged(keys, seed), strict=True))
     return _change(samples, lambda part: Image(sources[other[part_key(part)]], role=part.role))
 
 
@@ -50,11 +53,31 @@ def text_only(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return changed
 
 
+def emptied(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Of a task that is read: every slot of its template empty, the template's own words kept."""
+    return [replace(sample, sentence=refilled(sample.sentence, "")) for sample in samples]
+
+
+def swapped(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Of a task that is read: every text replaced by that of another row; the classes stay. Raises: DataError."""
+    if len(samples) < 2:
+        raise DataError(f"shuffled control: expected 2 rows or more, found {len(samples)}")
+    others = deranged(range(len(samples)), seed)
+    return [
+        replace(sample, sentence=relabelled(samples[other].sentence, chosen(sample.sentence)[0]))
+        for sample, other in zip(samples, others, strict=True)
+    ]
+
+
 CONTROLS: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {
     "blind": blind,
     "shuffled": shuffled,
     "text-only": text_only,
 }
+
+
+TEXT_CONTROLS: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {"blind": emptied, "shuffled": swapped}
+"""What stands in place of `CONTROLS` where there are no pictures to take away."""
 
 
 def check_controls(names: Sequence[str]) -> None:
@@ -81,7 +104,7 @@ def _change(samples: Sequence[Sample], change: Callable[[Image], Image]) -> list
     return changed
 
 
-def _derangement(keys: Sequence[Hashable], seed: int) -> list[Hashable]:
+def deranged(keys: Sequence[K], seed: int) -> list[K]:
     """Sattolo's algorithm: a uniformly drawn cycle through all keys, in which none stays where it was."""
     drawn = list(keys)
     rng = random.Random(seed)

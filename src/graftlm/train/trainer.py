@@ -116,7 +116,7 @@ class Trainer:
         over = self._is_over()
         self._log_steps(over)
         improved = self._is_due(recipe.train.eval_every, over) and self._validate()
-        if self._is_due(recipe.evaluate.sample_every, over):
+        if recipe.evaluate.sample_every and self._is_due(recipe.evaluate.sample_every, over):
             self._show_answers()
         if over:
             state.stopped_by = "steps" if state.step == self._schedule.total_steps else "time"
