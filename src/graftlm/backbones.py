@@ -117,9 +117,9 @@ def load_parts(config: PartsConfig) -> Parts:
 
     Raises: ConfigError when two encoders read the same kind of part; BackboneError when a part cannot be used.
     """
-    from graftlm.systems.base import Parts, SystemConfig
+    from graftlm.systems.base import Parts, TextConfig
 
-    if isinstance(config, SystemConfig) and config.lm not in BUNDLED_LMS:
+    if isinstance(config, TextConfig) and config.lm not in BUNDLED_LMS:
         find_model(config.lm, "language model", BUNDLED_LMS)  # a wrong name is told before an encoder is loaded
     encoders: dict[str, Encoder] = {}
     for field, name in config:
@@ -129,7 +129,7 @@ def load_parts(config: PartsConfig) -> Parts:
                 kind = encoder.modality
                 raise ConfigError(f"system.{field}: '{name}' reads {kind}, as another encoder does; change one of them")
             encoders[encoder.modality] = encoder
-    lm = load_lm(config.lm, config.precision) if isinstance(config, SystemConfig) else None
+    lm = load_lm(config.lm, config.precision) if isinstance(config, TextConfig) else None
     return Parts(lm, encoders)
 
 

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
         "errors",
         "lm.decode",
+        "nn",
     },
     "chat": {
         "chat",

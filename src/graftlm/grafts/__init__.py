@@ -85,8 +85,15 @@ def load(source: str | Path) -> System:
     with allowing(tensors, folder / DESCRIPTION):
         system = cls.build(config, parts)
     _check_parts(system, description["frozen_parts"], folder / DESCRIPTION)
+    system.make_room(tensors)
     copy_into(system.trainable_state(), tensors, str(folder / TENSORS))
     return system.eval()
+
+
+def tensors_of(source: str | Path) -> dict[str, Tensor]:
+    """The trained tensors of a graft alone, in float32. Raises: CheckpointError when it is broken or none."""
+    folder = locate(source)
+    return _checked_tensors(folder, read_description(folder))
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -171,7 +178,9 @@ def _load_unfinished(run: Path) -> System:
     parts = read_json(folder / "state.json").get("frozen_parts")
     _check_parts(system, parts if isinstance(parts, dict) else {}, folder / "state.json")
     path = folder / "trainable.safetensors"
-    copy_into(system.trainable_state(), read_tensors(path), str(path))
+    tensors = read_tensors(path)
+    system.make_room(tensors)
+    copy_into(system.trainable_state(), tensors, str(path))
     return system.eval()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from graftlm.data.tokenize import TokenBatch
-from graftlm.errors import ShapeError
+from graftlm.data.tokenize import IGNORED, TokenBatch
+from graftlm.errors import ConfigError, ShapeError
 from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, Memory, PrefixGeometry
 
 
@@ -79,7 +81,35 @@ def prefix_of_items(soft: Tensor | None, owners: Tensor, rows: int, geometry: Pr
     return KVPrefix.from_tokens(*gather_items(soft, owners, rows), geometry)
 
 
-@torch.no_grad()
+def prepend(inputs: LMInputs, soft: Tensor, mask: Tensor) -> LMInputs:
+    """The same rows with soft tokens before all else: a prompt (arXiv:2104.08691).
+
+    Shapes:
+        soft: (B, K, D); mask: (B, K) bool
+    Raises: ShapeError when the soft tokens are of another width than the language model.
+    """
+    if soft.shape[-1] != inputs.embeds.shape[-1]:
+        found, wanted = soft.shape[-1], inputs.embeds.shape[-1]
+        raise ShapeError(f"soft tokens of width {found} do not fit a language model of width {wanted}")
+    embeds = torch.cat([soft.to(inputs.embeds.dtype), inputs.embeds], dim=1)  # (B, K + L, D)
+    labels = inputs.labels
+    if labels is not None:
+        labels = torch.cat([labels.new_full(mask.shape, IGNORED), labels], dim=1)
+    memory = inputs.memory
+    if memory is not None:
+        before = memory.mask.new_zeros(*mask.shape, memory.mask.shape[2])
+        memory = replace(memory, mask=torch.cat([before, memory.mask], dim=1))
+    return LMInputs(embeds, torch.cat([mask, inputs.mask], dim=1), labels, memory, inputs.prefix)
+
+
+def text_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
+    """Ids of a text, cut or repeated to `length`: (length,) long. Raises: ConfigError for a text without a token."""
+    ids = lm.tokenizer.encode(text)
+    if not ids:
+        raise ConfigError(f"system.init_text: expected words that the prompt starts from, found {text!r}; write some")
+    return torch.tensor((ids * length)[:length], device=next(lm.parameters()).device)
+
+
 def text_as_prefix(lm: LanguageModel, text: str, length: int) -> Tensor:
     """What the model itself keeps of a text, BOS first, cut or repeated to `length` positions: (length, token_dim).
 
@@ -88,9 +118,14 @@ def text_as_prefix(lm: LanguageModel, text: str, length: int) -> Tensor:
     """
     tokenizer = lm.tokenizer
     words = [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
-    ids = torch.tensor([(words * length)[:length]], device=next(lm.parameters()).device)
-    cache = lm.new_cache(1, length)
-    lm(LMInputs(lm.embed(ids), torch.ones_like(ids, dtype=torch.bool)), cache=cache)
+    return ids_as_prefix(lm, torch.tensor((words * length)[:length], device=next(lm.parameters()).device))
+
+
+@torch.no_grad()
+def ids_as_prefix(lm: LanguageModel, ids: Tensor) -> Tensor:
+    """What the model itself keeps of the words (P,): (P, token_dim) float32. Raises: UnsupportedLMError."""
+    cache = lm.new_cache(1, len(ids))
+    lm(LMInputs(lm.embed(ids[None]), torch.ones_like(ids[None], dtype=torch.bool)), cache=cache)
     return lm.read_cache(cache).tokens()[0].float()
 
 

@@ -24,12 +24,14 @@ from graftlm.lm.base import LanguageModel, LMInputs
 from graftlm.lm.cloze import cloze_logits, target_loss
 from graftlm.lm.decode import Decoding, decode
 from graftlm.lm.opening import Opening
+from graftlm.lm.readout import HeadName, LossName, PooledHead, asked, pooled_head, pooled_loss, verbaliser_loss
 from graftlm.lm.scoring import score_candidates
 from graftlm.lm.verbalise import Pooling, Verbaliser
 from graftlm.nn.initialise import reinitialise
 
 T = TypeVar("T")
 _TENSORS = ("ids", "labels", "mask", "slots", "seen", "rows", "retrieval")
+_LEAST_ROOM = 8
 
 
 class Responder(Protocol):
@@ -90,18 +92,31 @@ class Likelihood(Protocol):
 
 
 class PartsConfig(BaseModel):
-    """Fields every system has, those without a language model too; another encoder is a field `<kind>_encoder`."""
+    """What every config is: closed and unchanging. A field `encoder` or `<kind>_encoder` names an encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    encoder: str = Field("efficientnet-lite0", description="name, hub id or local path of the encoder")
 
-
-class SystemConfig(PartsConfig):
+class TextConfig(PartsConfig):
     """Fields every system with a language model has; a paper's config adds its own. Defaults are the paper's."""
 
     lm: str = Field("smollm2-135m", description="name, hub id or local path of the frozen language model")
     precision: str = Field("bfloat16", description="of the frozen language model: float32, bfloat16, int8 or nf4")
+
+
+class SystemConfig(TextConfig):
+    """The same for systems that read pictures too."""
+
+    encoder: str = Field("efficientnet-lite0", description="name, hub id or local path of the encoder")
+
+
+class PromptConfig(TextConfig):
+    """Fields of every trained method that classifies texts: how long they are, and how a class is read."""
+
+    max_length: int = Field(384, ge=16, description="longest row in positions, the prompt included (IPT §4: 384)")
+    loss: LossName = Field("vocabulary", description="label word against all words, or against label words (verbaliser)")
+    head: HeadName = Field("cloze", description="cloze: the label word; pooled: a linear head, for LMs without a cloze")
+    num_classes: int = Field(0, ge=0, description="classes of a pooled head; 0 for a cloze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +167,11 @@ class System(nn.Module, ABC):
     def has_lm(self) -> bool:
         """Whether it can write: one without a language model has its own `losses` and `length`, and no layout."""
         return "lm" in self._modules
+
+    @property
+    def writes(self) -> bool:
+        """Whether it answers in words: one that only tells classes apart, or looks both ways, does not."""
+        return self.has_lm and self.lm.is_causal
 
     @property
     def layout(self) -> Layout:
@@ -363,6 +383,68 @@ class System(nn.Module, ABC):
         save(self, Path(folder))
 
 
+class TextSystem(System, ABC):
+    """A system that reads words alone: it writes what follows, or tells classes apart (by the label word or a head)."""
+
+    config: PromptConfig
+
+    def __init__(self, config: PromptConfig, parts: Parts, head: PooledHead | None = None) -> None:
+        super().__init__(config, parts)
+        self.head = head or pooled_head(parts.lm, config.head, config.num_classes)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it answers in words; a head gives classes alone."""
+        return self.head is None and super().writes
+
+    @property
+    def taken(self) -> tuple[int, int]:
+        """Positions of the longest row that a prompt takes: before the words, and before them in every layer."""
+        return 0, 0
+
+    @property
+    def layout(self) -> Layout:
+        """The words, in what the prompt leaves of the longest row."""
+        taken = sum(self.taken)
+        room = min(self.config.max_length, self.lm.context_length) - taken
+        if room < _LEAST_ROOM:
+            raise ConfigError(
+                f"system.max_length: expected {_LEAST_ROOM} positions or more behind a prompt of {taken}, found {room}; "
+                "raise max_length, as far as the language model goes, or lower num_tokens"
+            )
+        return Layout(bos="start", max_length=room)
+
+    def read(self, sentences: Sequence[Sentence]) -> TokenBatch:
+        """The words. Raises: DataError where there is more than words."""
+        batch = self.tokens(sentences)
+        if batch.media:
+            kind = type(batch.media[0]).__name__.lower()
+            raise DataError(f"{self.name}: expected words alone, found a part of type {kind}; choose another system")
+        return batch
+
+    def losses(self, sentences: Sequence[Sentence]) -> dict[str, Tensor]:
+        """Cross-entropy of the class, or of all targets."""
+        if self.head is not None:
+            return {"label": pooled_loss(self._logits(self.head, sentences), sentences)}
+        inputs = self.inputs(sentences)
+        if self.config.loss == "verbaliser":
+            return {"label": verbaliser_loss(self.lm, inputs, sentences)}
+        return {"label": self.target_loss(inputs)}
+
+    @torch.no_grad()
+    def class_scores(
+        self, sentences: Sequence[Sentence], words: Sequence[Sequence[str]], **how: Any
+    ) -> Tensor:
+        """Log-probabilities of the classes, (B, C); a head has no words, so that nothing calibrates it."""
+        if self.head is None:
+            return super().class_scores(sentences, words, **how)
+        return self._logits(self.head, sentences).log_softmax(dim=-1)
+
+    def _logits(self, head: PooledHead, sentences: Sequence[Sentence]) -> Tensor:
+        logits: Tensor = head(head.pool(self.lm, self.inputs(asked(self.lm, sentences)), self.taken[0]))
+        return logits
+
+
 def distinct(media: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:
     """Each medium once, in order, and which of them every given one is; told by name or object, nothing is read."""
     numbers: dict[tuple[type, object], int] = {}
@@ -417,6 +499,13 @@ def set_training(
     if training == "scratch":
         reinitialise(part, seed)
     part.requires_grad_(True)
+
+
+def trained_tensors(source: str | Path) -> dict[str, Tensor]:
+    """The tensors of another graft: what a published method begins with. Raises: CheckpointError."""
+    from graftlm.grafts import tensors_of
+
+    return tensors_of(source)
 
 
 def system_names() -> list[str]:

@@ -131,7 +131,6 @@ def open_data(
         val, _ = fitting(system, val, ledger, str((recipe.data.val or {}).get("path", "")))
     ledger.check()
     source = sources[0] if len(sources) == 1 else MixedSource(sources, factors)
-    system.learn([sample.sentence for data in datasets if not isinstance(data, Stream) for sample in data])
     return source, Validation(system, val, recipe) if val else None
 
 

@@ -240,8 +240,7 @@ class Trainer:
         return improved
 
     def _show_answers(self) -> None:
-        system = self._system
-        if self._validation is None or not self._is_main or not system.has_lm or not system.lm.is_causal:
+        if self._validation is None or not self._is_main or not self._system.writes:
             return
         rows = self._validation.answers()
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -299,6 +298,7 @@ class Trainer:
                 f"{found}: it was trained over other frozen parts (expected {before[:12]}, found {now[:12]}); "
                 "use the same backbones or a new run folder"
             )
+        self._system.make_room(checkpoint.trainable)
         copy_into(self._system.trainable_state(), checkpoint.trainable, str(found / "trainable.safetensors"))
         load_optimizer_tensors(self._optimizer, checkpoint.optimizer, self._names)
         self._state = Progress.from_json(checkpoint.state.get("progress", {}))
