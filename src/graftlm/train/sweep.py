@@ -23,8 +23,18 @@ from graftlm.errors import GraftError
 from graftlm.systems.base import System
 from graftlm.train.log import Bar
 from graftlm.train.setup import prepare
-from graftlm.train.sweep_recipe import Job, SweepRecipe, best_choice, choices, job, methods_of, plan
-from graftlm.train.trainer import Trainer
+from graftlm.train.sweep_recipe import (
+    Job,
+    SweepRecipe,
+    best_choice,
+    choices,
+    digest,
+    job,
+    methods_of,
+    plan,
+    pretraining,
+)
+from graftlm.train.trainer import Trainer, train
 from graftlm.train.validate import spread
 
 if TYPE_CHECKING:
@@ -76,7 +86,7 @@ class SweepRunner:
         self.folder = folder
         self.parts = SharedParts()
         self.reading = SharedReading()
-        self._quiet = quiet
+        self._grafts: dict[str, Path] = {}
         self._rows = {row["id"]: row for row in read_rows(folder / ROWS)}
         self._bar = Bar("sweep", 1.0, quiet=quiet)
         self._done = 0
@@ -91,6 +101,7 @@ class SweepRunner:
         self.folder.mkdir(parents=True, exist_ok=True)
         found: list[dict[str, Any]] = []
         with self._bar:
+            self._grafts = {name: self._pretrained(name) for name in self.sweep.pretrained}
             for dataset in self.sweep.datasets:
                 for method in methods_of(self.sweep, dataset):
                     found += self._cell(dataset, method)
@@ -114,20 +125,26 @@ class SweepRunner:
         tried: list[Job] = []
         chosen = options[0]
         if len(options) > 1:
-            tried = [
-                job(self.sweep, dataset, method, seed, one)
-                for one in options
-                for seed in self.sweep.sweep.tune_seeds
-            ]
+            seeds = self.sweep.sweep.tune_seeds
+            tried = [self._job(dataset, method, seed, one) for one in options for seed in seeds]
             chosen = best_choice([self._one(each, report=False) for each in tried])
-        rows = [self._one(job(self.sweep, dataset, method, seed, chosen), report=True) for seed in self._seeds]
+        seeds = self.sweep.sweep.seeds
+        rows = [self._one(self._job(dataset, method, seed, chosen), report=True) for seed in seeds]
         for each in tried:
             self._tidy(each)
         return rows
 
-    @property
-    def _seeds(self) -> Sequence[int]:
-        return self.sweep.sweep.seeds
+    def _pretrained(self, name: str) -> Path:
+        """The graft that methods begin with, trained unless it is there."""
+        recipe = pretraining(self.sweep, name)
+        place = self.folder / "pretrained" / f"{name}-{digest(recipe)}"
+        if not (place / "graft" / "graft.json").is_file():
+            self._bar.move(0.0, f"pretraining {name}")
+            train(recipe, run_folder=place, quiet=True)
+        return place / "graft"
+
+    def _job(self, dataset: str, method: str, seed: int, choice: Mapping[str, Any]) -> Job:
+        return job(self.sweep, dataset, method, seed, choice, self._grafts)
 
     def _one(self, each: Job, *, report: bool) -> dict[str, Any]:
         """The row of one run, which is run unless it is there; `report`: the reported rows are asked, too."""

@@ -72,6 +72,9 @@ class SweepRecipe(Table):
     common: dict[str, dict[str, Any]] = Field(default_factory=dict, description="tables of every run")
     datasets: dict[str, DatasetTable]
     methods: dict[str, MethodTable]
+    pretrained: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict, description="recipes trained once before all; "@name" in a system stands for the graft"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -121,9 +124,14 @@ class Job:
     @property
     def id(self) -> str:
         """Name of its folder; another recipe is another name."""
-        tables = {table: values for table, values in self.recipe.to_dict().items() if table not in _FREE}
-        content = json.dumps([tables, dict(self.test), dict(self.settings)], sort_keys=True, default=str)
-        return f"{self.dataset}-{self.method}-s{self.seed}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+        return f"{self.dataset}-{self.method}-s{self.seed}-{digest(self.recipe, self.test, self.settings)}"
+
+
+def digest(recipe: Recipe, *more: Mapping[str, Any]) -> str:
+    """Ten hex digits of a recipe, without what changes no number, and of what else decides a run."""
+    tables = {table: values for table, values in recipe.to_dict().items() if table not in _FREE}
+    content = json.dumps([tables, *map(dict, more)], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:10]
 
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepRecipe:
@@ -161,15 +169,32 @@ def plan(sweep: SweepRecipe) -> Iterator[tuple[str, str, int]]:
             yield dataset, method, tuning + len(sweep.sweep.seeds)
 
 
-def job(sweep: SweepRecipe, dataset: str, method: str, seed: int, choice: Mapping[str, Any]) -> Job:
-    """One run's recipe: common tables, then the method's, then the dataset's changes, then what was chosen.
+def pretraining(sweep: SweepRecipe, name: str) -> Recipe:
+    """The recipe of what methods begin with: its own tables over the common ones, its data in the same folder.
 
     Raises: ConfigError when they make no recipe.
     """
+    tree = _over_common(sweep, sweep.pretrained[name])
+    for spec in (tree["data"].get("train"), tree["data"].get("val")):
+        if isinstance(spec, dict) and "path" in spec:
+            spec["path"] = str(Path(sweep.sweep.data) / str(spec["path"]))
+    return _complete(tree, f"pretrained.{name}")
+
+
+def job(
+    sweep: SweepRecipe,
+    dataset: str,
+    method: str,
+    seed: int,
+    choice: Mapping[str, Any],
+    grafts: Mapping[str, Path] | None = None,
+) -> Job:
+    """One run's recipe: common tables, then the method's, then the dataset's changes, then what was chosen.
+
+    `grafts`: where what was pretrained lies, by name. Raises: ConfigError when they make no recipe.
+    """
     table, own = sweep.datasets[dataset], sweep.methods[method]
-    tree: dict[str, Any] = copy.deepcopy({name: dict(sweep.common.get(name, {})) for name in _TABLES})
-    for name in _TABLES:
-        tree[name] |= copy.deepcopy(getattr(own, name))
+    tree = _over_common(sweep, {name: getattr(own, name) for name in _TABLES})
     for dotted, value in {**table.changes, **choice}.items():
         _put(tree, dotted, value)
     path = str(Path(sweep.sweep.data) / table.path)
@@ -179,11 +204,8 @@ def job(sweep: SweepRecipe, dataset: str, method: str, seed: int, choice: Mappin
         carved["dev_fraction"] = table.dev_fraction
     tree["data"] |= {"train": spec | carved | {"part": "train"}, "val": spec | carved | {"part": "dev"}}
     tree["train"]["seed"] = seed
-    _count_classes(tree["system"], table.template)
-    try:
-        recipe = complete_recipe(tree)
-    except ConfigError as error:
-        raise ConfigError(f"sweep: {method} on {dataset}: {error}") from None
+    _fill(tree["system"], table.template, seed, grafts or {})
+    recipe = _complete(tree, f"{method} on {dataset}")
     test = spec | {"split": table.test} | _given(rows=table.test_rows)
     return Job(dataset, method, seed, dict(choice), recipe, test, own.settings)
 
@@ -199,12 +221,35 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[table][key] = copy.deepcopy(value)
 
 
-def _count_classes(system: dict[str, Any], template: str) -> None:
-    """Tells a system with a head of its own how many classes the template has, where its recipe does not."""
+def _over_common(sweep: SweepRecipe, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name in _TABLES:
+        tree[name] = copy.deepcopy({**sweep.common.get(name, {}), **tables.get(name, {})})
+    return tree
+
+
+def _complete(tree: Mapping[str, Any], where: str) -> Recipe:
+    try:
+        return complete_recipe(tree)
+    except ConfigError as error:
+        raise ConfigError(f"sweep: {where}: {error}") from None
+
+
+def _fill(system: dict[str, Any], template: str, seed: int, grafts: Mapping[str, Path]) -> None:
+    """What the sweep knows and a system may ask for: the template's classes for a head of its own, the seed of a draw,
+    and where the graft lies that it begins with.
+    """
     fields = system_class(str(system.get("name"))).Config.model_fields
     has_head = "head" not in fields or system.get("head", fields["head"].default) == "pooled"
     if "num_classes" in fields and "num_classes" not in system and has_head:
         system["num_classes"] = len(load_template(template).classes)
+    if "draw" in fields:
+        system.setdefault("draw", seed)
+    for key, value in system.items():
+        if isinstance(value, str) and value.startswith("@"):
+            if value[1:] not in grafts:
+                raise ConfigError(f"sweep: {key}: {unknown('pretrained graft', value[1:], grafts)}")
+            system[key] = str(grafts[value[1:]])
 
 
 def best_choice(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
