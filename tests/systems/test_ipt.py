@@ -20,7 +20,7 @@ from graftlm.systems.ipt import IPT, IPTConfig
 from graftlm.systems.prefix_tuning import PrefixTuning, PrefixTuningConfig
 from tests.masked_models import mask_tokenizer, tiny_encoder
 
-WORDS = ((" no",), (" yes",), (" maybe",))
+WORDS = (("no",), ("yes",), ("maybe",))
 TEXTS = ("rain is dry.", "rain is wet.", "rain may come.")
 BASE: dict[str, Any] = {"lm": "toy", "precision": "float32", "num_tokens": 6, "max_length": 100}
 
@@ -39,12 +39,12 @@ def over_bert(**fields: Any) -> IPT:
 
 def tasks(texts: tuple[str, ...] = TEXTS) -> list[Sentence]:
     return [
-        Sentence.of(Text(text), Text(" So:"), Text(LabelWord(index % 3, WORDS), target=True))
+        Sentence.of(Text(text), Text(" So: "), Text(LabelWord(index % 3, WORDS), target=True))
         for index, text in enumerate(texts)
     ]
 
 
-def fit(system: System, steps: int = 150, lr: float = 2e-2) -> None:
+def fit(system: System, steps: int = 100, lr: float = 2e-2) -> None:
     system.learn(tasks())
     system.train()
     optimiser = torch.optim.Adam([parameter for _, parameter in system.trainable()], lr=lr)
@@ -147,7 +147,7 @@ def test_the_released_prefix_adds_a_twentieth_to_the_first_layer_alone() -> None
     added = soft - system.task.tokens()
     width = system.lm.prefix_geometry.token_dim // system.lm.prefix_geometry.num_layers
     rows = system.table(system._sources(batch)[0])
-    assert torch.allclose(added[:, :, :width], 0.05 * rows, atol=1e-6)
+    assert torch.allclose(added[:, :, :width], 0.05 * rows, atol=1e-5)
     assert torch.equal(soft[:, :, width:], system.task.tokens()[:, width:].expand(3, -1, -1))
 
 
@@ -163,7 +163,7 @@ def test_released_prompts_come_from_padding_and_the_first_token_too() -> None:
 
 
 def test_the_released_head_reads_position_0_and_is_never_trained() -> None:
-    system = over_bert(preset="released")
+    system = over_bert(preset="released", num_tokens=12)
     assert system.head is not None
     assert not any(weight.requires_grad for weight in system.head.parameters())
     fit(system, steps=150)

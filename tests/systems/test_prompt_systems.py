@@ -19,7 +19,7 @@ from graftlm.systems.base import Parts, System, TextSystem, system_class
 from graftlm.systems.manual_prompt import ManualPrompt
 from tests.masked_models import mask_tokenizer, tiny_encoder
 
-WORDS = ((" no",), (" yes",), (" maybe",))
+WORDS = (("no",), ("yes",), ("maybe",))
 TEXTS = ("rain is dry.", "rain is wet.", "rain may come.")
 
 
@@ -44,7 +44,7 @@ def over_encoder(name: str, family: str, **fields: Any) -> TextSystem:
 
 def tasks() -> list[Sentence]:
     return [
-        Sentence.of(Text(Filled(text, True)), Text(" So:"), Text(LabelWord(index, WORDS), target=True))
+        Sentence.of(Text(Filled(text, True)), Text(" So: "), Text(LabelWord(index, WORDS), target=True))
         for index, text in enumerate(TEXTS)
     ]
 
@@ -77,7 +77,7 @@ CHOICES: list[tuple[str, dict[str, Any]]] = [
     ("prefix_tuning", {"num_tokens": 4, "init": "text", "init_text": "is it so"}),
     ("prefix_tuning", {"num_tokens": 4, "mlp": True, "hidden_dim": 16}),
     ("ppt", {"num_tokens": 8}),
-    ("ppt", {"num_tokens": 8, "variant": "unified"}),
+    ("ppt", {"num_tokens": 8, "variant": "unified", "head": "pooled", "num_classes": 3}),
     ("finetuning", {"training": "full", "loss": "verbaliser"}),
     ("finetuning", {"training": "full", "head": "pooled", "num_classes": 3}),
 ]
@@ -162,7 +162,7 @@ def test_a_text_without_its_choice_is_refused(name: str) -> None:
 
 def test_the_prompt_is_taken_off_the_longest_row() -> None:
     system = build("prompt_tuning", num_tokens=20, max_length=60)
-    long = Sentence.of(Text(Filled("x" * 200, True)), Text(" So:"), Text(LabelWord(0, WORDS), target=True))
+    long = Sentence.of(Text(Filled("x" * 200, True)), Text(" So: "), Text(LabelWord(0, WORDS), target=True))
     assert system.inputs([long]).embeds.shape[1] <= 60
     with pytest.raises(ShapeError):
         system.inputs([Sentence.of(Text("y" * 200), Text(LabelWord(0, WORDS), target=True))])
