@@ -3,9 +3,9 @@
     python benchmarks/prompt_tuning_speed.py [--json] [--seconds 60] [--turns 3] [--data ../shared/data/superglue/RTE]
 
 Both train a prompt of `--num-tokens` vectors before sentences of RTE, from the same start, with AdamW at the same rate,
-over the same frozen model in the same precision, the same batches in the same order. peft's way is what its guide shows:
-`get_peft_model` around transformers' model, ids and labels padded on the right, its own loss over all logits. Ours is what
-`graft train` does in a step: no logits but the label's, nothing computed for padding, no gradient of a frozen weight.
+over the same frozen model in the same precision, the same batches in the same order. peft's way is what its guide has:
+`get_peft_model` around transformers' model, ids and labels padded on the right, its own loss over all logits. Ours is
+what `graft train` does in a step: no logits but the label's, nothing for padding, no gradient of a frozen weight.
 
 `ours`, `theirs`: sentences per second, the median of turns of `--seconds` that follow each other (A B A B).
 `loss_difference`: of both over the same batches before the first step; they compute the same.

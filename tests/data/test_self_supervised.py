@@ -20,9 +20,9 @@ DOCUMENTS = [[f"Document {number} has its sentence {place}." for place in range(
 
 def found_in(sentence: Sentence) -> list[tuple[int, int]]:
     """(document, place) of every sentence shown, in order."""
-    texts = [part.content.strip() for part in sentence if isinstance(part, Text)]
+    said = [part.content.strip() for part in sentence if isinstance(part, Text)]
     return [
-        (number, document.index(text)) for text in texts for number, document in enumerate(DOCUMENTS) if text in document
+        (number, document.index(text)) for text in said for number, document in enumerate(DOCUMENTS) if text in document
     ]
 
 

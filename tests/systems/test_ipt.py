@@ -1,4 +1,4 @@
-"""Instance-wise prompts: every strategy at both places, with every way to combine; presets; what is kept and counted."""
+"""Instance-wise prompts: every strategy at both places, every combination; presets; what is kept and counted."""
 
 from __future__ import annotations
 

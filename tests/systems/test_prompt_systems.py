@@ -1,4 +1,4 @@
-"""Prompt, prefix, PPT and the baselines: every choice of their configs learns, starts where it says and is read right."""
+"""Prompt, prefix, PPT and the baselines: every choice learns, starts where it says and is read right."""
 
 from __future__ import annotations
 

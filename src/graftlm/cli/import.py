@@ -47,7 +47,7 @@ def fromage(
 def peft(
     path: Annotated[Path, typer.Argument(help="Folder of the adapter: adapter_config.json and its tensors.")],
     out: Annotated[Path, typer.Argument(help="Folder of the graft to be written.")],
-    lm: Annotated[str, typer.Option(help="Name, hub id or path of its language model; the adapter's own without.")] = "",
+    lm: Annotated[str, typer.Option(help="Name, hub id or path of its language model; else the adapter's own.")] = "",
     precision: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, int8 or nf4.")] = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

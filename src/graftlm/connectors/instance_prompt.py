@@ -1,6 +1,6 @@
 """A prompt written for each input: what it holds, through a small network (IPT §3, arXiv:2206.01958).
 
-It reads features as every connector does: vectors of words here, the cells of a picture or the frames of a sound as well.
+It reads features as every connector does: vectors of words here, the cells of a picture or the frames of a sound too.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def sentences_of(text: str) -> list[str]:
 def letters(count: int) -> Words:
     """The words of lettered options: " A", " B" ... Raises: DataError for more than the alphabet has."""
     if count > len(_LETTERS):
-        raise DataError(f"a choice has at most {len(_LETTERS)} options, found {count}; use the format of the task itself")
+        raise DataError(f"a choice has at most {len(_LETTERS)} options, found {count}; use another format")
     return tuple((f" {letter}",) for letter in _LETTERS[:count])
 
 
@@ -83,7 +83,7 @@ def single(text: str, stars: int, *, hybrid: bool = False) -> Sentence:
 def as_choice(sentence: Sentence, names: Sequence[str] = ()) -> Sentence:
     """A classification task as a choice among lettered options, which are its label words (PPT §3.2.4).
 
-    `names`: what the options say, by the label words themselves without. A sentence of no such task, or that is a choice
+    `names`: what the options say; the label words without. A sentence of no such task, or that is a choice
     already, stays as it is.
     """
     for place, part in enumerate(sentence):
@@ -93,7 +93,8 @@ def as_choice(sentence: Sentence, names: Sequence[str] = ()) -> Sentence:
                 return sentence
             options = list(names) or [words[0].strip() for words in word.words]
             before, after = sentence.parts[:place], sentence.parts[place + 1 :]
-            return Sentence((*before, Text(" ?"), *_options(options), _target(word.index, letters(len(options))), *after))
+            lettered = _target(word.index, letters(len(options)))
+            return Sentence((*before, Text(" ?"), *_options(options), lettered, *after))
     return sentence
 
 

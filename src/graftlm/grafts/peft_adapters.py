@@ -1,8 +1,8 @@
 """Prompts and prefixes to and from peft: folders of adapter_config.json and adapter_model.safetensors.
 
-The layouts agree: (K, D) vectors before the words, or (K, 2 * layers * width) keys and values, a layer's keys before its
-values. A network behind a prompt is run once and left behind. What peft's user has to know: here BOS stands between the
-prompt and the words, where the language model has one.
+The layouts agree: (K, D) vectors before the words, or (K, 2 * layers * width) keys and values, a layer's keys before
+its values. A network behind a prompt is run once and left behind. What a user of peft has to know: here BOS stands
+between the prompt and the words, where the language model has one.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def _config(system: System, num_tokens: int) -> Mapping[str, Any]:
     }
     geometry = lm.prefix_geometry
     if _PARTS[system.name] == "prompt":
-        return {**found, "peft_type": "PROMPT_TUNING", "token_dim": lm.dim, "num_attention_heads": geometry.num_kv_heads}
+        heads = {"num_attention_heads": geometry.num_kv_heads}
+        return {**found, **heads, "peft_type": "PROMPT_TUNING", "token_dim": lm.dim}
     width = geometry.num_kv_heads * geometry.head_dim
-    heads = {"token_dim": width, "num_attention_heads": geometry.num_kv_heads, "encoder_hidden_size": width}
-    return {**found, **heads, "peft_type": "PREFIX_TUNING", "prefix_projection": False}
+    sizes = {"token_dim": width, "num_attention_heads": geometry.num_kv_heads, "encoder_hidden_size": width}
+    return {**found, **sizes, "peft_type": "PREFIX_TUNING", "prefix_projection": False}

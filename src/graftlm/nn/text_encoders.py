@@ -1,8 +1,8 @@
 """Small networks that turn a sequence of vectors into K vectors: the encoders of Instance-wise Prompt Tuning.
 
-IPT §3.3 (arXiv:2206.01958): a recurrent, a convolutional and a plain network, each with a head for its pre-training. All
-read any length and any batch, and padding changes nothing. The released ones do not: the recurrent network takes the
-batch for the time, the convolutional one reads one length alone, and dropout of the plain one never ends.
+IPT §3.3 (arXiv:2206.01958): a recurrent, a convolutional and a plain network, each with a head for its pre-training.
+All read any length and any batch, and padding changes nothing. The released ones do not: the recurrent network takes
+the batch for the time, the convolutional one reads one length alone, and dropout of the plain one never ends.
 """
 
 from __future__ import annotations

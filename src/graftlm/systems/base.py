@@ -114,7 +114,7 @@ class PromptConfig(TextConfig):
     """Fields of every trained method that classifies texts: how long they are, and how a class is read."""
 
     max_length: int = Field(384, ge=16, description="longest row in positions, the prompt included (IPT §4: 384)")
-    loss: LossName = Field("vocabulary", description="label word against all words, or against label words (verbaliser)")
+    loss: LossName = Field("vocabulary", description="label word against all words, or against label words: verbaliser")
     head: HeadName = Field("cloze", description="cloze: the label word; pooled: a linear head, for LMs without a cloze")
     num_classes: int = Field(0, ge=0, description="classes of a pooled head; 0 for a cloze")
 
@@ -414,7 +414,7 @@ class TextSystem(System, ABC):
         room = min(self.config.max_length, self.lm.context_length) - taken
         if room < _LEAST_ROOM:
             raise ConfigError(
-                f"system.max_length: expected {_LEAST_ROOM} positions or more behind a prompt of {taken}, found {room}; "
+                f"system.max_length: expected {_LEAST_ROOM} positions behind a prompt of {taken}, found {room}; "
                 "raise max_length, as far as the language model goes, or lower num_tokens"
             )
         return Layout(bos="start", max_length=room)

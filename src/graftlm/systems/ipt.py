@@ -61,7 +61,7 @@ class IPTConfig(PromptConfig):
     )
     table: StartName = Field("uniform", description="what rows begin as: U(-.5, .5), the model's vectors, zeros")
     pretrained: str = Field("", description="graft of `knowledge`: its rows, and its network where that fits")
-    utilisation: float = Field(0.26, gt=0, le=1, description="part of max_length that the prompt is written from (§4.4)")
+    utilisation: float = Field(0.26, gt=0, le=1, description="part of max_length that a prompt is written from (§4.4)")
 
     def does(self, divergence: Divergence) -> bool:
         """Whether it does as the released code."""
@@ -185,14 +185,14 @@ def _widths(config: IPTConfig, lm: LanguageModel) -> tuple[int, int]:
 def _check(config: IPTConfig, lm: LanguageModel) -> None:
     writes = config.strategy == "encoder"
     if config.strategy == "pretrained" and not config.pretrained:
-        raise ConfigError("system.pretrained: strategy pretrained begins with a graft of `knowledge`, found none; set it")
+        raise ConfigError("system.pretrained: strategy pretrained begins with a graft of `knowledge`, found none")
     if config.does("drawn_head") and (lm.is_causal or config.head != "pooled"):
         raise ConfigError(
-            "system.preset: the released head reads position 0 of an encoder, found a causal language model or a cloze; "
+            "system.preset: the released head reads position 0 of an encoder, found a causal LM or a cloze; "
             "use a BERT or RoBERTa with head: pooled, or name the other differences one by one"
         )
     if config.does("networks") and writes and config.network == "lstm":
-        raise ConfigError("system.network: the released LSTM takes the batch for the time and cannot run; use cnn or mlp")
+        raise ConfigError("system.network: the released LSTM takes the batch for the time; use cnn or mlp")
     if config.first_layer_only and (writes or config.table == "words"):
         raise ConfigError(
             "system.preset: first_layer takes rows that are keys and values, found a network or words; leave it out"

@@ -10,7 +10,7 @@ Differences from the paper:
 - The label word is scored among all words (``loss: vocabulary``, the paper's) or among label words alone.
 - Starting from class labels is ``init: text`` with the labels in ``init_text``.
 - ``reparametrise`` is P-tuning's (arXiv:2103.10385): the prompt goes through an LSTM or an MLP, in the form of peft.
-- Encoders (BERT, RoBERTa, MiniLM) are read with the prompt before [CLS]; those without a cloze by a trained linear head.
+- Encoders (BERT, RoBERTa, MiniLM) are read with the prompt before [CLS]; those without a cloze by a linear head.
 """
 
 from __future__ import annotations

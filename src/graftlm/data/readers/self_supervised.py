@@ -42,7 +42,7 @@ def claims(path: str) -> bool:
 
 
 def read(spec: Spec, ledger: Ledger) -> Samples[int]:
-    """The tasks; each depends on the seed and its number alone. Raises: DataError for text of which none can be made."""
+    """The tasks; each depends on the seed and its number alone. Raises: DataError for text that allows none."""
     place = Path(spec.path)
     file = base.one_file(base.files_in(place, (".txt", ".jsonl")), place, spec.split, _WANTED)
     rows = _rows(file, spec, ledger)
@@ -50,7 +50,8 @@ def read(spec: Spec, ledger: Ledger) -> Samples[int]:
     if spec.format == "single":
         rated = [(text, stars) for text, stars in rows if stars is not None]
         count = min(spec.limit or len(rated), len(rated))
-        return Samples(range(count), lambda at, _: _sample(single(*rated[at], hybrid=spec.hybrid), at, spec), [1] * count)
+        made = [single(*row, hybrid=spec.hybrid) for row in rated[:count]]
+        return Samples(range(count), lambda at, _: _sample(made[at], at, spec), [1] * count)
     documents = [found for text, _ in rows if (found := sentences_of(text))]
     make = pair if spec.format == "pair" else choice
     make(documents, random.Random(0))  # text that is too short is told now
