@@ -19,7 +19,6 @@ from typing import Any, Self
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graftlm.data.sentence import Sentence
 from graftlm.data.tokenize import Layout
@@ -30,8 +29,6 @@ from graftlm.lm.word_table import keep_words
 from graftlm.nn.text_encoders import NetworkName, TextEncoder, text_encoder
 from graftlm.nn.token_table import StartName, TokenTable, table_start
 from graftlm.systems.base import Parts, System, TextConfig
-
-_DROPOUT = 0.5
 
 
 class KnowledgeConfig(TextConfig):
@@ -100,8 +97,7 @@ class Knowledge(System):
 
     def _logits(self, sentences: Sequence[Sentence]) -> Tensor:
         ids, mask = self._words(sentences)
-        features = self.network.features(self.table(ids), mask)
-        logits: Tensor = self.classify(F.dropout(features, _DROPOUT, training=self.training))
+        logits: Tensor = self.classify(self.network.features(self.table(ids), mask))
         return logits
 
     def _words(self, sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
