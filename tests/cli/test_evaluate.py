@@ -181,16 +181,9 @@ def test_a_support_split_that_is_not_there_is_named(data: Path, capsys: pytest.C
 
 
 def test_a_classification_takes_a_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from graftlm.backbones import load_parts
-    from graftlm.grafts import save
-    from graftlm.systems.base import system_class
-
-    cls = system_class("prompt_tuning")
-    config = cls.Config.model_validate({"lm": "toy", "precision": "float32", "num_tokens": 2})
-    save(cls.build(config, load_parts(config)), tmp_path / "graft")
     (tmp_path / "sst2").mkdir()
     (tmp_path / "sst2" / "dev.tsv").write_text("label\tsentence\n0\tbad\n1\tgood\n1\tfine\n")
-    base = ["evaluate", str(tmp_path / "graft"), "classification", "--data", str(tmp_path / "sst2"), "--split", "dev"]
+    base = ["evaluate", "toy", "classification", "--data", str(tmp_path / "sst2"), "--split", "dev"]
     assert main([*base, "--template", "sst2/review", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n"] == 3

@@ -183,3 +183,12 @@ def test_an_unknown_template_is_answered_with_the_nearest(tmp_path: Path) -> Non
         load_template("rte/plane")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_template(str(tmp_path / "none.yaml"))
+
+
+def test_marks_survive_a_copy_of_the_words() -> None:
+    import copy
+
+    sentence = template("{a} was {mask}", shorten=["a"]).sentence({"a": "it"}, 1)
+    again = copy.deepcopy(sentence)
+    assert chosen(again) == chosen(sentence)
+    assert again.parts[0].content.shortens  # type: ignore[union-attr]
