@@ -1,4 +1,4 @@
-"""Tiny random masked language models of the BERT and RoBERTa families, with a byte tokenizer."""
+"""Tiny random encoders of real families, with a byte tokenizer that has a mask."""
 
 from __future__ import annotations
 
@@ -7,46 +7,61 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    AutoModel,
-    AutoModelForMaskedLM,
     BertConfig,
+    BertForMaskedLM,
+    BertModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
+    RobertaForMaskedLM,
     XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
 )
 
 VOCABULARY = 300
-_SETTINGS: dict[str, Any] = {
+SPECIAL = ["<pad>", "<s>", "</s>", "<mask>", "<unk>"]
+_SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "max_position_embeddings": 130,
-    "type_vocab_size": 2,
+    "max_position_embeddings": 128,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 0,
 }
-FAMILIES: dict[str, type] = {"bert": BertConfig, "roberta": RobertaConfig, "xlm-roberta": XLMRobertaConfig}
+ENCODERS: dict[str, tuple[type, type]] = {
+    "bert": (BertConfig, BertForMaskedLM),
+    "roberta": (RobertaConfig, RobertaForMaskedLM),
+    "xlm_roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
+    "bert_headless": (BertConfig, BertModel),
+}
 
 
-def tiny_masked(family: str, seed: int = 0, *, head: bool = True) -> Any:
-    """A model whose every parameter is drawn anew: a fresh one is so near zero that tests would pass on nothing."""
-    torch.manual_seed(seed)
-    make = AutoModelForMaskedLM if head else AutoModel
-    model = make.from_config(FAMILIES[family](**_SETTINGS, pad_token_id=0))
+def tiny_encoder(family: str, **sizes: Any) -> Any:
+    """A model whose every parameter is drawn anew."""
+    config, make = ENCODERS[family]
+    torch.manual_seed(0)
+    model = make(config(**{**_SIZES, **sizes}))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            centre = 1.0 if "LayerNorm.weight" in name or "layer_norm.weight" in name else 0.0
+            centre = 1.0 if "LayerNorm" in name and name.endswith("weight") else 0.0
             parameter.copy_(centre + torch.randn_like(parameter) * 0.25)
     return model.eval()
 
 
-def tiny_masked_tokenizer() -> Any:
-    """Bytes as ids 4 and above, after padding, first, last and mask."""
+def mask_tokenizer() -> Any:
+    """Bytes as ids 5 and above, after the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<pad>", "<cls>", "<sep>", "<mask>"]
-    backend = Tokenizer(models.BPE(vocab={token: n for n, token in enumerate([*special, *alphabet])}, merges=[]))
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", cls_token="<cls>", sep_token="<sep>", mask_token="<mask>"
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        cls_token="<s>",
+        sep_token="</s>",
+        mask_token="<mask>",
+        unk_token="<unk>",
     )

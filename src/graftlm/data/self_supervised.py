@@ -45,7 +45,7 @@ def pair(documents: Sequence[Sequence[str]], rng: random.Random, *, hybrid: bool
     Raises: DataError where no document has three sentences, or there is but one document.
     """
     label = rng.randrange(len(PAIR_WORDS))
-    first, rest = _two_documents(documents, rng)
+    first, elsewhere = _two_documents(documents, rng)
     place = rng.randrange(len(first) - 1)
     if label == 2:
         other = first[place + 1]
@@ -54,9 +54,9 @@ def pair(documents: Sequence[Sequence[str]], rng: random.Random, *, hybrid: bool
         place = place if away else 0
         other = first[rng.choice(away or [len(first) - 1])]
     else:
-        other = rng.choice(rest)
+        other = rng.choice(elsewhere)
     question = " Do these two follow each other? The answer is" if hybrid else " ?"
-    opening = [Text("First:"), *_filled(first[place]), Text(" Second:")] if hybrid else [*_filled(first[place])]
+    opening = [Text("First:"), *_filled(" " + first[place]), Text(" Second:")] if hybrid else [*_filled(first[place])]
     return Sentence((*opening, *_filled(" " + other), Text(question), _target(label, PAIR_WORDS)))
 
 

@@ -229,6 +229,11 @@ class System(nn.Module, ABC):
     def _write(self, prompts: Sequence[Sentence], decoding: Decoding | None, opening: Opening | None) -> list[Sentence]:
         if not self.has_lm:
             raise self._cannot_write()
+        if not self.writes:
+            raise UsageError(
+                f"{self.name}: expected a system that writes, found one that tells classes apart; ask it with "
+                "`graft evaluate GRAFT classification`"
+            )
         if not prompts:
             return []
         inputs = self.inputs(prompts)

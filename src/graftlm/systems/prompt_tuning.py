@@ -56,8 +56,8 @@ class PromptTuning(TextSystem):
         dim = parts.lm.dim
         through: PromptMap | None = None
         if config.reparametrise != "none":
-            network = PromptLSTM if config.reparametrise == "lstm" else PromptMLP
-            through = network(dim, config.hidden_dim)
+            width = config.hidden_dim
+            through = PromptLSTM(dim, width) if config.reparametrise == "lstm" else PromptMLP(dim, width)
         start = prompt_start(parts.lm, config.init, config.num_tokens, config.init_text)
         return cls(config, parts, SoftPrompt(start, dim, through))
 

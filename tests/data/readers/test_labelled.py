@@ -171,5 +171,5 @@ def test_bad_rows_go_to_the_ledger(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_name_asks_for_a_template(tmp_path: Path) -> None:
     jsonl(tmp_path / "x" / "train.jsonl", [{"a": 1}])
-    with pytest.raises(ConfigError, match="set 'template' to one of the datasets ag_news, boolq"):
+    with pytest.raises(ConfigError, match="set 'template' to one of ag_news, boolq"):
         found(tmp_path / "x", reader="labelled")

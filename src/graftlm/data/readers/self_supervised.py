@@ -8,7 +8,9 @@ name): ratings, or the labels of a classifier.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -29,7 +31,7 @@ class Spec(base.Spec):
     format: FormatName = Field("pair", description="pair, choice or single (PPT §3.2)")
     unified: bool = Field(False, description="as a choice among lettered options, whatever the format")
     hybrid: bool = Field(False, description="with a hard prompt around the words")
-    column: str = Field("text", description="column of a .jsonl that holds the text")
+    column: str = Field("text", description="column of a .jsonl that holds the text; passage.text: inside")
     stars: str = Field("stars", description="column with 0 to 4, for single")
     seed: int = Field(0, ge=0, description="another seed makes other tasks of the same text")
 
@@ -76,7 +78,7 @@ def _rows(file: Path, spec: Spec, ledger: Ledger) -> list[tuple[str, int | None]
     found: list[tuple[str, int | None]] = []
     for line, record in base.json_lines(file, ledger):
         with ledger.row(file, line):
-            text = base.cell(record, [spec.column], "text")
+            text = _cell(record, spec.column)
             stars = base.cell(record, [spec.stars], "stars") if spec.format == "single" else None
             if not isinstance(text, str) or not text.strip():
                 raise BadSampleError("wrong-type", f"expected words in '{spec.column}', found {text!r}")
@@ -85,6 +87,14 @@ def _rows(file: Path, spec: Spec, ledger: Ledger) -> list[tuple[str, int | None]
             found.append((" ".join(text.split()), stars))
     if not found:
         raise DataError(f"{file}: expected rows with text, found none; {ledger.summary()}")
+    return found
+
+
+def _cell(record: Mapping[str, Any], column: str) -> Any:
+    """A column by name; "passage.text" is the text of a passage. Raises: BadSampleError when it is missing."""
+    found: Any = record
+    for name in column.split("."):
+        found = base.cell(found if isinstance(found, dict) else {}, [name], "text")
     return found
 
 
