@@ -48,7 +48,8 @@ def test_the_part_to_choose_by_has_every_class_and_the_rest_is_learnt_from() -> 
 
 
 def test_too_few_rows_are_told_with_both_numbers() -> None:
-    with pytest.raises(DataError, match="expected 8 rows to train on and 8 others to choose by, found 8 and 2 among 10"):
+    wanted = "expected 8 rows to train on and 8 others to choose by, found 8 and 2 among 10"
+    with pytest.raises(DataError, match=wanted):
         carve(rows([0, 1] * 5), shots=8, dev=0.1, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Rows that are too long lose what their template lets go of, and nothing else; masks and classes in the right place."""
+"""Rows that are too long lose what their template lets go of, and nothing else; masks stand in the right place."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def test_only_the_slots_that_may_lose_tokens_do() -> None:
 
 def test_what_is_cut_does_not_tell_which_word_is_right() -> None:
     long = {"p": "p" * 80, "q": "why"}
-    rows = [tokenize_row(sentence("{p} Q: {q}? A: {mask}", label, **long), WORDS, Layout(max_length=50)) for label in (0, 1)]
+    both = [sentence("{p} Q: {q}? A: {mask}", label, **long) for label in (0, 1)]
+    rows = [tokenize_row(one, WORDS, Layout(max_length=50)) for one in both]
     prompts = [[one for one, label in zip(row.ids, row.labels, strict=True) if label == IGNORED] for row in rows]
     assert prompts[0] == prompts[1]
     assert len(rows[1].ids) == 50

@@ -26,7 +26,8 @@ TEMPLATE = Template.model_validate(
 
 def samples(count: int = 12) -> list[Sample]:
     """Every third is good, and says so."""
-    rows = [LabelledRow(str(n), {"text": f"{'fine' if n % 3 == 0 else 'poor'} {n}"}, int(n % 3 == 0)) for n in range(count)]
+    texts = [f"{'poor' if n % 3 else 'fine'} {n}" for n in range(count)]
+    rows = [LabelledRow(str(n), {"text": text}, int(n % 3 == 0)) for n, text in enumerate(texts)]
     return [TEMPLATE.sample(row) for row in rows]
 
 

@@ -14,8 +14,9 @@ ROWS = 200
 def row(method: str, dataset: str, seed: int, hits: np.ndarray, **more: object) -> dict[str, object]:
     bits = np.packbits(hits.astype(bool)).tobytes().hex()
     test = {"accuracy": 100 * float(hits.mean()), "majority class": 50.0}
-    base = {"id": f"{method}{dataset}{seed}", "method": method, "dataset": dataset, "seed": seed, "choice": {}, "dev": {}}
-    return {**base, "test": test, "n": len(hits), "hits": bits, "seconds": 2.0, "train_s": 1.0, "stored": 10, "touched": 5, **more}
+    base = {"id": f"{method}{dataset}{seed}", "method": method, "dataset": dataset, "seed": seed}
+    costs = {"choice": {}, "dev": {}, "seconds": 2.0, "train_s": 1.0, "stored": 10, "touched": 5}
+    return {**base, **costs, "test": test, "n": len(hits), "hits": bits, **more}
 
 
 def hits(share: float, seed: int) -> np.ndarray:
@@ -61,7 +62,8 @@ def test_a_real_gain_is_found_on_every_dataset_and_their_mean() -> None:
 
 
 def test_no_gain_is_no_difference() -> None:
-    rows = [*(row("a", "d", seed, hits(0.6, seed)) for seed in range(5)), *(row("b", "d", seed, hits(0.6, seed + 50)) for seed in range(5))]
+    rows = [row("a", "d", seed, hits(0.6, seed)) for seed in range(5)]
+    rows += [row("b", "d", seed, hits(0.6, seed + 50)) for seed in range(5)]
     (one,) = summarise(rows, {"b": "a"}).comparisons
     assert one.ends[0] < 0 < one.ends[1]
     assert one.p > 0.05

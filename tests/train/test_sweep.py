@@ -93,7 +93,8 @@ def test_every_run_of_the_shipped_sweeps_has_a_whole_recipe(path: Path) -> None:
 
 def test_every_method_runs_with_every_seed_and_is_reported_once(data: Path, tmp_path: Path) -> None:
     runner, rows = run(data, tmp_path / "runs")
-    assert [(row["method"], row["seed"]) for row in rows] == [("prompt", 0), ("prompt", 1), ("manual", 0), ("manual", 1)]
+    wanted = [("prompt", 0), ("prompt", 1), ("manual", 0), ("manual", 1)]
+    assert [(row["method"], row["seed"]) for row in rows] == wanted
     for row in rows:
         assert row["n"] == 12
         assert 0 <= row["test"]["accuracy"] <= 100
