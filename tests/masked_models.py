@@ -13,6 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
 )
 
 VOCABULARY = 300
@@ -31,6 +33,7 @@ _SIZES: dict[str, Any] = {
 ENCODERS: dict[str, tuple[type, type]] = {
     "bert": (BertConfig, BertForMaskedLM),
     "roberta": (RobertaConfig, RobertaForMaskedLM),
+    "xlm_roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
     "bert_headless": (BertConfig, BertModel),
 }
 

@@ -313,7 +313,7 @@ def complaint(
     if kind == "missing":
         return f"{where}: '{dotted}' is missing; {_meaning(place, model, prefix)}"
     if kind == "value_error":
-        return f"{where}: {dotted}: {context.get('error', problem['msg'])}"
+        return f"{where}: {dotted}{': ' if dotted else ''}{context.get('error', problem['msg'])}"
     wanted = _WANTED.get(kind) or _RANGES.get(kind, "").format(**context)
     if not wanted:
         wanted = problem["msg"].removeprefix("Input should be ").rstrip(".")

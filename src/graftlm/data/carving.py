@@ -12,8 +12,8 @@ from graftlm.errors import DataError
 def carve(rows: Sequence[LabelledRow], *, shots: int | None, dev: float, seed: int) -> tuple[list[int], list[int]]:
     """Numbers of the rows to train on and of those that choices are made on, from the same rows, drawn by `seed`.
 
-    With `shots`, so many for each of the two, the classes as even as the rows allow (as PPT draws them,
-    arXiv:2109.04332 §4.1); else the part `dev` of the rows, at least one of each class where it has two, and the rest.
+    With `shots`, so many for each of the two, the classes as even as the rows allow; else the part `dev` of the
+    rows, at least one of each class where it has two, and the rest.
     Rows of one group are never on both sides. Raises: DataError when there are too few rows.
     """
     order = list(range(len(rows)))

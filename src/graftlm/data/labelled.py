@@ -1,7 +1,7 @@
 """A classification task as a sentence: a template with slots, and a word for every class.
 
-A template is a YAML file (one for each dataset and template in `templates/`). Its text names slots in braces and has one
-`{mask}`, where the word of the class stands (the cloze of Schick and Schütze, arXiv:2001.07676 §3). A slot that is listed
+A template is a YAML file (one for each dataset and template in `templates/`). Its text names slots in braces and has
+one `{mask}`, where the word of the class stands (the cloze of Schick and Schütze, arXiv:2001.07676 §3). A slot
 under `shorten` may lose tokens where a row would be too long; the rest of the sentence never does.
 """
 

@@ -55,6 +55,9 @@ class Filled(str):
         made.shortens = shortens
         return made
 
+    def __getnewargs__(self) -> tuple[str, bool]:  # type: ignore[override]
+        return str(self), self.shortens
+
 
 class LabelWord(str):
     """The word of a class, as a classification task has it written.
@@ -73,6 +76,9 @@ class LabelWord(str):
         made = super().__new__(cls, words[index][0])
         made.index, made.words = index, tuple(tuple(each) for each in words)
         return made
+
+    def __getnewargs__(self) -> tuple[int, tuple[tuple[str, ...], ...]]:  # type: ignore[override]
+        return self.index, self.words
 
 
 @dataclass(frozen=True, slots=True)

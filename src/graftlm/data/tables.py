@@ -58,7 +58,7 @@ def table_file(path: Path, split: str) -> Path:
 
 
 def _is_table(file: Path) -> bool:
-    return not file.name.lower().startswith(("readme", "classes", "license"))
+    return not file.name.lower().startswith(("readme", "classes", "license", "dataset_"))
 
 
 def _is_of(row: Mapping[str, Any], split: str) -> bool:

@@ -10,7 +10,8 @@ from graftlm.evaluate.sweeps import MEAN, Cell, Comparison, Summary
 
 _ROW, _TOP, _LEFT, _PANEL, _GAP, _BOTTOM = 22, 40, 210, 190, 24, 30
 _STYLE = (
-    "text{font:12px sans-serif;fill:#222}.t{font-size:11px;fill:#666}.g{stroke:#ddd}.m{stroke:#999;stroke-dasharray:4 3}"
+    "text{font:12px sans-serif;fill:#222}.t{font-size:11px;fill:#666}.g{stroke:#ddd}"
+    ".m{stroke:#999;stroke-dasharray:4 3}"
     ".d{fill:#3b76b0;fill-opacity:.55}.b{stroke:#12395f;stroke-width:2.5}"
     "@media(prefers-color-scheme:dark){text{fill:#ddd}.t{fill:#aaa}.g{stroke:#444}.b{stroke:#9cc4ea}}"
 )
@@ -56,7 +57,8 @@ def _legend(summary: Summary) -> str:
     rows = ", ".join(f"{name} {cell.hits.shape[1]:,}" for name, cell in sizes.items())
     seeds = sorted({len(cell.by_seed) for cell in summary.cells.values()})
     return (
-        f"Accuracy in percent, mean ± standard deviation over {' or '.join(map(str, seeds))} seeds; rows reported: {rows}. "
+        f"Accuracy in percent, mean ± standard deviation over {' or '.join(map(str, seeds))} seeds; rows reported: "
+        f"{rows}. "
         "Bold: the 95 % interval over rows and seeds lies above the commonest class."
     )
 
@@ -86,7 +88,8 @@ def _difference(one: Comparison | None) -> str:
 
 
 def _costs(summary: Summary) -> str:
-    lines = ["| method | stored | touched | training, s | whole run, s | chosen on dev rows |", "|---|---|---|---|---|---|"]
+    heads = ["method", "stored", "touched", "training, s", "whole run, s", "chosen on dev rows"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for method in summary.methods:
         rates = summary.rates.get(method, {})
         if rates:

@@ -1,8 +1,8 @@
 """What a sweep found: means and standard deviations over seeds, and which differences rows and seeds bear out.
 
 A method is compared with its base on the same rows by the paired bootstrap (Efron and Tibshirani 1993, §15): rows and
-seeds are both drawn anew, the same ones for both. Over several datasets the differences are averaged, each dataset drawn
-by itself.
+seeds are both drawn anew, the same ones for both. Over several datasets the differences are averaged, each dataset
+drawn by itself.
 """
 
 from __future__ import annotations

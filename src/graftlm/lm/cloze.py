@@ -1,4 +1,4 @@
-"""Where the word of a class is decided: before it in a causal language model, at the mask in one that looks both ways."""
+"""Where the word of a class is decided: before it in a causal language model, at the mask in a masked one."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Masked language models of transformers (BERT, arXiv:1810.04805; RoBERTa, arXiv:1907.11692) behind the one call.
 
 They look both ways: a class is told at a mask that may stand anywhere, nothing is written, and there is no cache. A
-checkpoint without an output matrix (MiniLM) gives hidden states, which a linear head reads. A per-layer prefix goes in as
-past keys and values, as in P-tuning v2 (arXiv:2110.07602); positions come from the mask, the prefix included, as peft has
-them with BERT.
+checkpoint without an output matrix (MiniLM) gives hidden states, which a linear head reads. A per-layer prefix goes in
+as past keys and values, as in P-tuning v2 (arXiv:2110.07602); positions come from the mask, the prefix included, as
+peft has them with BERT.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class MaskedLM(LanguageModel):
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
         missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
         if missing:
-            raise BackboneError(f"masked language model '{name}': {len(missing)} weights are missing, {missing[0]} first")
+            count = len(missing)
+            raise BackboneError(f"masked language model '{name}': {count} weights are missing, {missing[0]} first")
         return cls(model, tokenizer, fingerprint, name=name)
 
     @property

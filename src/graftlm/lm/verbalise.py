@@ -1,4 +1,4 @@
-"""Scores of classes from the scores of their words (verbalisers; arXiv:2001.07676 §3, as in OpenPrompt, arXiv:2111.01998).
+"""Scores of classes from those of their words (verbalisers, arXiv:2001.07676 §3; as in OpenPrompt, arXiv:2111.01998).
 
 A word of several tokens counts by its first, or by the mean or the largest of their logits at the same position. The
 softmax goes over the words of all classes alone; a class has the mean log-probability of its words. With a prior the
@@ -90,4 +90,5 @@ def _check_apart(rows: Sequence[tuple[int, str, list[int]]], pooling: Pooling) -
         other, earlier = seen.setdefault(key, (label, word))
         if other != label:
             advice = "score them by the mean of their tokens (words: mean), or use other words"
-            raise ConfigError(f"label words '{earlier.strip()}' and '{word.strip()}' begin with the same token; {advice}")
+            both = f"'{earlier.strip()}' and '{word.strip()}'"
+            raise ConfigError(f"label words {both} begin with the same token; {advice}")

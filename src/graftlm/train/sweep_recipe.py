@@ -45,7 +45,7 @@ class DatasetTable(Table):
     train: str = Field("train", description="split to learn and to choose from; several as a+b")
     test: str = Field("val", description="split that is reported, and nothing else is done with")
     shots: int | None = Field(None, ge=1, description="rows to learn from, and as many others to choose by; null: all")
-    train_rows: int | None = Field(None, ge=1, description="so many rows drawn from `train`, always the same; null: all")
+    train_rows: int | None = Field(None, ge=1, description="so many rows drawn of `train`, always the same; null: all")
     test_rows: int | None = Field(None, ge=1, description="so many rows drawn from `test`, always the same; null: all")
     dev_fraction: float = Field(0.1, gt=0, lt=1, description="of `train`, to choose by, where there are no shots")
     changes: dict[str, Any] = Field(default_factory=dict, description="table.key: value for all methods on this data")

@@ -1,4 +1,4 @@
-"""Classification tasks as sentences, through a template: BoolQ, CB, RTE, MultiRC, SST-2, IMDB, AG News, TREC, or a table.
+"""Classification tasks as sentences by a template: BoolQ, CB, RTE, MultiRC, SST-2, IMDB, AG News, TREC, or a table.
 
 A dataset that is ready is known by its template (`template: rte/default`) or by the name of its folder; for a table of
 your own `template` is the path of a YAML file. Few-shot draws and the rows that choices are made on come from the split
@@ -147,6 +147,6 @@ def _dataset_of(path: str) -> str:
     if not found:
         ready = ", ".join(dataset_names())
         raise ConfigError(
-            f"{path}: expected a template, found none; set 'template' to one of the datasets {ready}, or to a .yaml file"
+            f"{path}: expected a template, found none; set 'template' to one of {ready}, or to a .yaml file"
         )
     return found
