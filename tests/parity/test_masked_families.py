@@ -108,7 +108,7 @@ def test_a_prefix_equals_peft_with_the_same_numbers(lm: MaskedLM, ids: Tensor) -
     flat = torch.randn(PLACES, bare.prefix_geometry.token_dim, generator=torch.Generator().manual_seed(5))
     adapted.prompt_encoder["default"].embedding.weight.copy_(flat)
     mask = right_mask()
-    wanted = adapted(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    wanted = adapted(input_ids=ids, attention_mask=mask.long(), return_dict=True).last_hidden_state
     tokens = flat.expand(ROWS, -1, -1)
     own = KVPrefix.from_tokens(tokens, torch.ones(ROWS, PLACES, dtype=torch.bool), bare.prefix_geometry)
     found = bare(LMInputs(bare.embed(ids), mask, prefix=own)).hidden

@@ -28,6 +28,8 @@ from graftlm.train.sweep_recipe import (
 )
 from tests.architecture.source import ROOT
 
+MEAN = {"words": "mean"}
+"""A byte tokenizer begins every word with the same space."""
 RECIPES = sorted((ROOT / "recipes").glob("prompts_*.yaml"))
 
 
@@ -56,9 +58,10 @@ def tables(data: Path, **more: Mapping[str, Any]) -> dict[str, Any]:
             "prompt": {
                 "system": {"name": "prompt_tuning", "num_tokens": 2},
                 "tune": {"train.lr": [0.05, 1e-6]},
+                "settings": MEAN,
                 "base": "manual",
             },
-            "manual": {"system": {"name": "manual_prompt"}},
+            "manual": {"system": {"name": "manual_prompt"}, "settings": MEAN},
         },
     }
     for name, table in more.items():
@@ -149,7 +152,7 @@ def test_the_reported_rows_are_asked_only_when_the_choice_is_made(
         return before(self, system, each, spec, limit)
 
     monkeypatch.setattr(SweepRunner, "_asked", ask)
-    run(data, tmp_path / "runs", methods={"manual": {"system": {"name": "manual_prompt"}}})
+    run(data, tmp_path / "runs", methods={"manual": {"system": {"name": "manual_prompt"}, "settings": MEAN}})
     assert asked[:2] == ["train", "train"]
     assert asked.count("dev") == 4
 
@@ -181,8 +184,8 @@ def test_shared_parts_and_data_change_no_number(data: Path, tmp_path: Path, monk
 
 def test_a_trained_language_model_is_not_shared(data: Path, tmp_path: Path) -> None:
     methods = {
-        "full": {"system": {"name": "finetuning", "training": "full"}},
-        "manual": {"system": {"name": "manual_prompt"}},
+        "full": {"system": {"name": "finetuning", "training": "full"}, "settings": MEAN},
+        "manual": {"system": {"name": "manual_prompt"}, "settings": MEAN},
     }
     tree = tables(data)
     tree["methods"] = methods
@@ -306,7 +309,8 @@ def test_what_is_pretrained_is_trained_once(data: Path, tmp_path: Path) -> None:
             "train": {"max_steps": 2},
         }
     }
-    tree["methods"] = {"ppt": {"system": {"name": "ppt", "num_tokens": 2, "pretrained": "@start"}}}
+    own = {"name": "ppt", "num_tokens": 2, "pretrained": "@start"}
+    tree["methods"] = {"ppt": {"system": own, "settings": MEAN}}
     for _ in range(2):
         rows = SweepRunner(parse_sweep(tree), tmp_path / "runs", quiet=True).run()
         assert rows[0]["n"] == 12

@@ -37,7 +37,7 @@ class Table(BaseModel):
 
     label: str | list[str] = Field("label", description="column of the class")
     classes: dict[str, list[str | int | float | bool]] = Field(
-        default_factory=dict, description="class -> what its column may hold; its name and its number without"
+        default_factory=dict, description="class -> what its column may hold beside its name; its number without"
     )
     columns: dict[str, str | list[str]] = Field(default_factory=dict, description="slot -> its column, by its own name")
     header: list[str] = Field(default_factory=list, description="names of the columns of a .csv without a first line")
@@ -253,7 +253,7 @@ def row_of(template: Template, record: Mapping[str, Any], key: str) -> LabelledR
 def label_of(template: Template, value: Any) -> int:
     """The number of the class that a cell names. Raises: BadSampleError when it names none."""
     named = template.table.classes
-    known = [named.get(name) or [name, number] for number, name in enumerate(template.classes)]
+    known = [[*(named.get(name) or [number]), name] for number, name in enumerate(template.classes)]
     for accepts in (_same, _spelled):
         for number, values in enumerate(known):
             if any(accepts(value, one) for one in values):
