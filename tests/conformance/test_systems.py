@@ -32,6 +32,8 @@ STEERING: dict[str, dict[str, Any]] = {
     "knowledge": {"num_tokens": 4, "num_classes": 4},
 }
 """What a system needs beside its defaults to steer a toy: one visual token is too few for random weights."""
+
+
 def toy_config(name: str) -> PartsConfig:
     cls = system_class(name)
     toys = {field: value for field, value in TOYS.items() if field in cls.Config.model_fields}

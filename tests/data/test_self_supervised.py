@@ -105,5 +105,5 @@ def test_the_reader_takes_stars_from_a_column(tmp_path: Path) -> None:
     samples = read_all({"reader": "self_supervised", "path": str(file), "format": "single"})
     assert [chosen(sample.sentence)[0] for sample in samples] == [0, 4]
     (tmp_path / "books.txt").write_text("Some words.", encoding="utf-8")
-    with pytest.raises(ConfigError, match="needs a .jsonl"):
+    with pytest.raises(ConfigError, match=r"needs a \.jsonl"):
         read_all({"reader": "self_supervised", "path": str(tmp_path / "books.txt"), "format": "single"})

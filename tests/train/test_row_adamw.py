@@ -21,8 +21,10 @@ def grads(step: int, shape: torch.Size) -> torch.Tensor:
 
 
 def test_rows_that_are_always_read_move_as_under_adamw() -> None:
-    marked, plain, beside, alone = table(), nn.Parameter(table().detach().clone()), *(
-        nn.Parameter(torch.ones(2, 2)) for _ in range(2)
+    marked, plain, beside, alone = (
+        table(),
+        nn.Parameter(table().detach().clone()),
+        *(nn.Parameter(torch.ones(2, 2)) for _ in range(2)),
     )
     options = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.05}
     own, reference = RowAdamW([marked, beside], **options), torch.optim.AdamW([plain, alone], **options)

@@ -55,9 +55,7 @@ class PooledHead(nn.Module):
         return logits
 
 
-def pooled_head(
-    lm: LanguageModel, head: HeadName, num_classes: int, *, first: bool = False
-) -> PooledHead | None:
+def pooled_head(lm: LanguageModel, head: HeadName, num_classes: int, *, first: bool = False) -> PooledHead | None:
     """The head that a config asks for; None for a cloze.
 
     Raises: ConfigError for a cloze of a model without an output matrix, or a head without its number of classes.

@@ -437,9 +437,7 @@ class TextSystem(System, ABC):
         return {"label": self.target_loss(inputs)}
 
     @torch.no_grad()
-    def class_scores(
-        self, sentences: Sequence[Sentence], words: Sequence[Sequence[str]], **how: Any
-    ) -> Tensor:
+    def class_scores(self, sentences: Sequence[Sentence], words: Sequence[Sequence[str]], **how: Any) -> Tensor:
         """Log-probabilities of the classes, (B, C); a head has no words, so that nothing calibrates it."""
         if self.head is None:
             return super().class_scores(sentences, words, **how)

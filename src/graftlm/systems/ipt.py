@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
