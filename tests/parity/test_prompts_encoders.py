@@ -92,7 +92,7 @@ def test_prompts_of_bert_equal_pefts(ids: Tensor, kind: str) -> None:
     wanted = model(input_ids=ids, attention_mask=mask().long()).last_hidden_state[:, -LENGTH:]
     inputs = (with_prompt if kind == "prompt" else with_prefix)(lm, ids, mask(), vectors)
     assert close(lm(inputs).hidden[:, -LENGTH:][mask()], wanted[mask()])
-    vectors[0] += 1.0
+    vectors[0, 0] += 2.0
     other = (with_prompt if kind == "prompt" else with_prefix)(lm, ids, mask(), vectors)
     assert not close(lm(other).hidden[:, -LENGTH:][mask()], wanted[mask()])
 
