@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from memory import peaks_of, report_peak
+from plain import transformers_model
 
 from graftlm.backbones import load_lm
 from graftlm.data.tokenize import Row, TokenBatch, collate
@@ -95,15 +96,11 @@ def timed(run: Callable[[], list[list[int]]]) -> tuple[float, list[list[int]]]:
 
 
 def plain_model(name: str, precision: str) -> Any:
-    """The same weights as transformers loads them, nothing of GraftLM around them."""
-    from transformers import AutoModelForCausalLM
-
-    model = load_lm(name, precision).model
-    untouched = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype, attn_implementation="sdpa")
-    untouched.load_state_dict(model.state_dict())
-    untouched.generation_config.max_length = None
+    """The same weights as transformers loads them, with its default attention."""
+    model = transformers_model(name, precision)
+    model.generation_config.max_length = None
     # Its parameters stay as they come, with requires_grad: without, PyTorch copies the output matrix once per row.
-    return untouched.eval()
+    return model
 
 
 def main() -> None:
@@ -147,15 +144,13 @@ def run_one(options: argparse.Namespace) -> None:
     lm.requires_grad_(False)
     batch = batch_of(lm, options.batch)
     if options.memory == "theirs":
-        # Its default attention; parameters as they come, see `plain_model`.
-        lm.model.set_attn_implementation("sdpa")
-        lm.model.requires_grad_(True)
-        lm.model.generation_config.max_length = None
+        model = plain_model(options.lm, options.precision)
+        lm.model = model  # one model is all that this side holds
     for _ in range(options.rounds):
         if options.memory == "ours":
             ours(lm, batch, options.max_tokens)
         else:
-            theirs(lm.model, lm, batch, options.max_tokens)
+            theirs(model, lm, batch, options.max_tokens)
     report_peak()
 
 

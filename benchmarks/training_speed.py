@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from memory import peaks_of, report_peak
+from plain import transformers_model
 from torch import Tensor
 
-from graftlm import backbones
 from graftlm.config import Recipe
 from graftlm.data.ledger import Ledger
 from graftlm.data.readers import read_all
@@ -64,16 +64,10 @@ class PlainWay:
     """What one writes first: transformers' model, all logits, photos encoded in every step."""
 
     def __init__(self, recipe: Recipe, samples: Sequence[Sample]) -> None:
-        from transformers import AutoModelForCausalLM
-
         self.recipe = recipe
         self.system = build_system(recipe).train()
-        name, precision = self.system.config.lm, self.system.config.precision
-        folder = (
-            backbones.home() / "backbones" / f"{name}@{backbones.PACKAGED_LMS[name].requirement.partition('==')[2]}"
-        )
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=getattr(torch, precision))
-        self.model: Any = model.requires_grad_(False).eval()
+        config = self.system.config
+        self.model: Any = transformers_model(config.lm, config.precision).requires_grad_(False)
         self.optimizer = adamw(self.system.trainable(), recipe.train)
         self.parameters = [parameter for _, parameter in self.system.trainable()]
         self.steps = 0
@@ -83,7 +77,7 @@ class PlainWay:
     def leave_ours(self) -> None:
         """Lets go of our own language model: one model is all that the plain way holds."""
         lm: Any = self.system.lm
-        lm.model, lm._decoder, lm._layers = self.model, self.model.base_model, []
+        lm.model = self.model
 
     def train(self, seconds: float, budget_s: float | None = None) -> float:
         """Trains for so long; captions per second. The rate follows `budget_s`."""

@@ -13,7 +13,7 @@ import torch
 from graftlm.doctor import choose_system, dry_run, dry_run_parts
 from graftlm.encoders.toy import ToyEncoder
 from graftlm.errors import BackboneError, UsageError
-from graftlm.lm.base import LMInputs
+from graftlm.lm.base import LanguageModel, LMInputs
 from graftlm.lm.huggingface import HuggingFaceLM
 from graftlm.systems.base import Parts, system_class
 from tests.language_models import tiny_model, tiny_tokenizer
@@ -83,6 +83,7 @@ def test_a_language_model_that_cuts_the_gradient_is_refused(monkeypatch: pytest.
         return output
 
     monkeypatch.setattr(HuggingFaceLM, "forward", detached)
+    monkeypatch.setattr(HuggingFaceLM, "target_loss", LanguageModel.target_loss)
     cls = system_class("frozen")
     with pytest.raises(BackboneError, match="no gradient"):
         dry_run_parts(Parts(lm, {"image": ToyEncoder()}), cls, cls.Config(lm="tiny", encoder="toy"))

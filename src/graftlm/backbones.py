@@ -78,25 +78,27 @@ def load_lm(name: str, precision: str = "bfloat16") -> LanguageModel:
 
         return ToyLM().requires_grad_(False)
     # A wrong name is told before anything heavy is imported.
-    folder = None if name in (*PACKAGED_LMS, MINILM) else find_model(name, "language model", BUNDLED_LMS)
+    folder = _bundled(name) or find_model(name, "language model", BUNDLED_LMS) or fetch(name, _HUB_FILES)
+    if name in PACKAGED_LMS and precision == "bfloat16":
+        from graftlm.lm.llama import LlamaLM
+
+        if LlamaLM.reads(folder):
+            return LlamaLM(folder, name=name, fingerprint=_fingerprint(folder, name))
     from graftlm.lm.huggingface import HuggingFaceLM
     from graftlm.lm.masked import MaskedLM, is_masked
 
-    if folder is None:
-        folder = _place(name)
-    fingerprint = _fingerprint(folder, name)
     load = MaskedLM.load if is_masked(folder) else HuggingFaceLM.load
-    lm: LanguageModel = load(folder, name=name, precision=precision, fingerprint=fingerprint)
+    lm: LanguageModel = load(folder, name=name, precision=precision, fingerprint=_fingerprint(folder, name))
     return lm.requires_grad_(False)
 
 
-def _place(name: str) -> Path:
-    """The folder of a bundled language model, or of the files that the hub gives."""
+def _bundled(name: str) -> Path | None:
+    """The folder of a bundled language model; None for any other name."""
     if name == MINILM:
         from graftlm.encoders.minilm import package_folder
 
         return package_folder()
-    return _converted(name) if name in PACKAGED_LMS else fetch(name, _HUB_FILES)
+    return _converted(name) if name in PACKAGED_LMS else None
 
 
 def load_encoder(name: str) -> Encoder:

@@ -46,31 +46,63 @@ def causal_lm(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) 
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The mean, with its gradient computed at once, a few rows at a time: no float32 copy of all logits is made."""
+    """The mean, with its gradient computed at once."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32)
         grads = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(targets), _ROWS_IN_CACHE):
-            rows, wanted = (tensor[start : start + _ROWS_IN_CACHE] for tensor in (logits, targets[:, None]))
-            shares = rows.softmax(dim=-1, dtype=torch.float32)  # (R, V)
-            total += (
-                rows.amax(dim=-1).float() - shares.amax(dim=-1).log() - rows.gather(1, wanted)[:, 0].float()
-            ).sum()
-            if grads is not None:
-                shares.scatter_add_(1, wanted, shares.new_full(wanted.shape, -1.0))
-                torch.mul(shares, 1 / len(targets), out=grads[start : start + _ROWS_IN_CACHE])
+        total = summed_cross_entropy(logits, targets, grads, 1 / len(targets))
         if grads is not None:
             ctx.save_for_backward(grads)
         return total / len(targets)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled():  # create_graph=True: the gradient was computed as a constant
-            raise RuntimeError("causal_lm has no second derivative on a CPU; use torch's cross_entropy for one")
-        (grads,) = ctx.saved_tensors
-        return grads if float(grad) == 1.0 else grads * grad, None
+        return scaled_gradient(ctx.saved_tensors[0], grad), None
+
+
+def summed_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    grads: Tensor | None,
+    factor: float,
+    extra: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Sum over rows, without gradient, a few rows at a time: no float32 copy of all logits is made.
+
+    Where `grads` is given, the gradient times `factor` is written into it; it may be `logits` itself. `extra`: logits
+    of E more ids behind the V, and where their gradient is written.
+    Shapes:
+        logits, grads: (P, V); targets: (P,) long; extra: (P, E) float32 each; returns: scalar float32
+    """
+    total, size = torch.zeros((), dtype=torch.float32), logits.shape[1]
+    for start in range(0, len(targets), _ROWS_IN_CACHE):
+        span = slice(start, start + _ROWS_IN_CACHE)
+        rows, wanted = logits[span], targets[span, None]
+        shares = rows.softmax(dim=-1, dtype=torch.float32)  # (R, V)
+        whole = rows.amax(dim=-1).float() - shares.amax(dim=-1).log()  # (R,) log of the sum
+        inside, hit = wanted.clamp(max=size - 1), -torch.ones(wanted.shape)
+        found = rows.gather(1, inside)[:, 0].float()
+        if extra is not None:
+            own, own_grads = extra[0][span], extra[1][span]
+            frozen, whole = whole, torch.logaddexp(whole, own.logsumexp(dim=-1))
+            one = F.one_hot((wanted[:, 0] - size + 1).clamp(min=0), own.shape[1] + 1)[:, 1:]  # (R, E)
+            found = torch.where(wanted[:, 0] < size, found, (own * one).sum(dim=-1))
+            torch.mul((own - whole[:, None]).exp() - one, factor, out=own_grads)
+            shares.mul_((frozen - whole).exp()[:, None])
+            hit.masked_fill_(wanted >= size, 0.0)
+        total += (whole - found).sum()
+        if grads is not None:
+            shares.scatter_add_(1, inside, hit)
+            torch.mul(shares, factor, out=grads[span])
+    return total
+
+
+def scaled_gradient(grads: Tensor, grad: Tensor) -> Tensor:
+    """A gradient that was computed beforehand, times that of its loss. Raises: RuntimeError for a second one."""
+    if torch.is_grad_enabled():  # create_graph=True: the gradient was computed as a constant
+        raise RuntimeError("causal_lm has no second derivative on a CPU; use torch's cross_entropy for one")
+    return grads if float(grad) == 1.0 else grads * grad
 
 
 def split_causal_lm(frozen: Tensor, extra: Tensor, targets: Tensor) -> Tensor:

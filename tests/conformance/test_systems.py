@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from graftlm.errors import CheckpointError, ConfigError, DataError, UsageError
 from graftlm.lm.decode import Decoding, decode
 from graftlm.systems.base import PartsConfig, System, SystemConfig, TextConfig, system_class, system_names
 from tests.pictures import picture
+from tests.threads import wrong_answers
 
 GREEDY = Decoding(max_tokens=20)
 CAPTIONS = ("a red dog", "two blue cats", "the green sea", "one old hat")
@@ -164,21 +164,9 @@ def test_answers_survive_a_json_round_trip(fitted: System) -> None:
 
 
 def test_two_threads_get_five_hundred_answers_of_one(fitted: System) -> None:
-    expected = {index: fitted.respond([sentence], GREEDY) for index, sentence in enumerate(sentences(fitted.name))}
-    wrong: list[int] = []
-
-    def ask(offset: int) -> None:
-        for turn in range(250):
-            index = (turn + offset) % len(CAPTIONS)
-            if fitted.respond([sentences(fitted.name)[index]], GREEDY) != expected[index]:
-                wrong.append(index)
-
-    threads = [threading.Thread(target=ask, args=(offset,)) for offset in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    four = sentences(fitted.name)
+    expected = [fitted.respond([sentence], GREEDY) for sentence in four]
+    assert wrong_answers(lambda index: fitted.respond([four[index]], GREEDY), expected, 250) == []
 
 
 @pytest.mark.parametrize("name", system_names())

@@ -10,9 +10,7 @@ from graftlm.errors import DataError
 
 
 def rows(labels: list[int], groups: list[str] | None = None) -> list[LabelledRow]:
-    return [
-        LabelledRow(str(place), {}, label, groups[place] if groups else "") for place, label in enumerate(labels)
-    ]
+    return [LabelledRow(str(place), {}, label, groups[place] if groups else "") for place, label in enumerate(labels)]
 
 
 def test_shots_are_even_over_classes_and_apart_from_the_rows_to_choose_by() -> None:

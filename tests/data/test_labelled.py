@@ -74,7 +74,7 @@ def test_a_space_goes_with_what_fills_it() -> None:
     assert [content.shortens for content in filled] == [True, False]
     word = sentence.targets().parts[0].content  # type: ignore[union-attr]
     assert isinstance(word, LabelWord)
-    assert (word.index, word.words) == (1, ((" awful",), (" great", " fine")))
+    assert (word.label, word.words) == (1, ((" awful",), (" great", " fine")))
 
 
 def test_a_mask_without_a_space_before_it_has_words_without_one() -> None:

@@ -38,9 +38,7 @@ def said(found: Sentence, layout: Layout) -> str:
         ([], 4, []),
     ],
 )
-def test_the_longest_part_loses_first_and_no_more_than_needed(
-    lengths: list[int], excess: int, kept: list[int]
-) -> None:
+def test_the_longest_part_loses_first_and_no_more_than_needed(lengths: list[int], excess: int, kept: list[int]) -> None:
     assert kept_lengths(lengths, excess) == kept
 
 

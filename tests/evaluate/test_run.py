@@ -192,7 +192,7 @@ def test_every_task_file_is_a_task_of_its_name() -> None:
         task = find_task(name)
         assert task.name == name
         assert task.headline
-        assert task.decoding(3).num_beams == 3
+        assert task.decoding(3).num_beams == (1 if name == "requests" else 3)  # beams would decide for it
 
 
 def test_limit_takes_the_first_and_beam_reaches_the_search() -> None:

@@ -58,7 +58,7 @@ class ScriptedLM(LanguageModel):
     def new_cache(self, rows: int, length: int) -> dict[str, Any]:
         return {"script": None, "written": 0}
 
-    def select_cache(self, cache: Any, rows: Tensor) -> Any:
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> Any:
         return {**cache, "script": cache["script"][rows]}
 
     def read_cache(self, cache: Any) -> KVPrefix:

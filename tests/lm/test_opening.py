@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from graftlm.lm.toy import ToyLM
 from graftlm.systems.base import Parts, System, system_class
 from tests.language_models import FAMILIES, tiny_model, tiny_tokenizer
 from tests.pictures import picture
+from tests.threads import wrong_answers
 
 SYSTEMS: dict[str, dict[str, Any]] = {
     "flamingo": {"num_latents": 3, "depth": 1, "heads": 4, "every": 1},
@@ -122,20 +122,7 @@ def test_one_opening_serves_many_batches_and_threads() -> None:
     system = build("flamingo")
     opening = system.opening(shots())
     expected = [system.respond_after(opening, [query], GREEDY) for query in queries()]
-    wrong: list[int] = []
-
-    def ask(offset: int) -> None:
-        for turn in range(40):
-            index = (turn + offset) % len(expected)
-            if system.respond_after(opening, [queries()[index]], GREEDY) != expected[index]:
-                wrong.append(index)
-
-    threads = [threading.Thread(target=ask, args=(offset,)) for offset in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    assert wrong_answers(lambda index: system.respond_after(opening, [queries()[index]], GREEDY), expected, 40) == []
 
 
 def test_a_row_that_begins_otherwise_shares_only_what_it_has_in_common() -> None:

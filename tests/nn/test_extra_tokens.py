@@ -62,3 +62,29 @@ def test_several_tokens_begin_apart_and_are_single_vectors() -> None:
     assert all(vector.dim() == 1 for vector in tokens.input_vectors)  # which no weight decay touches
     assert (tokens.input_vectors[0] - tokens.input_vectors[1]).norm() > 1e-2
     assert torch.allclose(tokens.embed(torch.tensor([2]))[0], tokens.input_vectors[2])
+
+
+def test_standardised_outputs_learn_from_the_quiet_channels_too() -> None:
+    loud = torch.tensor([300.0, 1, 1, 1, 1, 0.1])
+    states = rows(3, 64) * loud
+    wanted = torch.where(states[:, 5] > 0.03, 5.0, -5.0)  # only the quietest channel tells
+    right = {}
+    for standardised in (False, True):
+        torch.manual_seed(0)
+        tokens = ExtraTokens(rows(0), rows(1), 1, norm="free", standardised=standardised)
+        optimiser = torch.optim.Adam(tokens.parameters(), lr=0.02)
+        for _ in range(200):
+            optimiser.zero_grad()
+            torch.nn.functional.soft_margin_loss(tokens.logits(states)[:, 0], wanted.sign()).backward()
+            optimiser.step()
+        right[standardised] = ((tokens.logits(states)[:, 0] > 0) == (wanted > 0)).float().mean().item()
+    assert right[True] > 0.95 > right[False]
+
+
+def test_the_norm_policy_leaves_standardised_outputs_alone() -> None:
+    tokens = ExtraTokens(rows(0), rows(1), 1, standardised=True)
+    with torch.no_grad():
+        tokens.output_vectors[0].mul_(3)  # type: ignore[index]
+    before = tokens.output_vectors[0].clone()  # type: ignore[index]
+    tokens.renormalise()
+    assert torch.equal(before, tokens.output_vectors[0])  # type: ignore[index]

@@ -42,3 +42,12 @@ def test_one_row_tells_no_spread() -> None:
     layer = Standardise(4)
     assert torch.equal(layer(rows()[:1]), rows()[:1])
     torch.testing.assert_close(layer(rows()).mean(dim=0), torch.zeros(4), atol=1e-4, rtol=0)
+
+
+def test_what_was_measured_has_a_gradient_of_zero() -> None:
+    layer, states = Standardise(4), rows().requires_grad_()
+    layer(states).square().sum().backward()
+    assert states.grad is not None
+    for parameter in layer.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()

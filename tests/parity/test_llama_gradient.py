@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graftlm.errors import UnsupportedLMError
 from graftlm.lm import llama_gradient
 from graftlm.lm.base import KVPrefix, LMInputs, Memory
+from graftlm.lm.extended import ExtendedLM
 from graftlm.lm.huggingface import HuggingFaceLM
 from graftlm.losses import causal_lm
 from graftlm.nn.attention import Geometry
@@ -141,6 +142,47 @@ def test_bfloat16_gradients_are_as_near_to_the_exact_ones_as_those_of_the_module
         found[name] = torch.cat([embeds.grad[mask].flatten(), tokens.grad.flatten()]).float()
     errors = {name: difference(found[name], found["exact"]) for name in ("plain", "quick")}
     assert errors["quick"] < 1.1 * errors["plain"] < 0.1, errors
+
+
+@pytest.mark.parametrize("rows", [2, 1000])
+@pytest.mark.parametrize("tokens", [0, 2])
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_a_loss_without_all_logits_is_that_of_the_logits(
+    rows: int, tokens: int, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False)
+    lm = ExtendedLM(base, tokens, own_outputs=True) if tokens else base
+    (mask, at), sides = masks(LENGTHS, False), []
+    targets = torch.arange(int(at.sum())).flip(0) % (VOCAB + tokens)
+    targets[1] = VOCAB + tokens - 1
+    monkeypatch.setattr(llama_gradient, "_ROWS", rows)
+    for in_chunks in (True, False):
+        embeds, soft = leaves()
+        prefix = KVPrefix.from_tokens(soft, torch.ones(soft.shape[:2], dtype=torch.bool), lm.prefix_geometry)
+        inputs = LMInputs(embeds, mask, prefix=prefix)
+        loss = lm.target_loss(inputs, at, targets) if in_chunks else causal_lm(lm(inputs, at=at).logits, targets)
+        (loss * factor).backward()
+        own = [parameter for parameter in lm.parameters() if parameter.grad is not None]
+        sides.append([loss.detach(), embeds.grad, soft.grad, *(parameter.grad.clone() for parameter in own)])
+        lm.zero_grad()
+    assert len(sides[0]) == (3 if not tokens else 3 + 2 * tokens + 2)  # vectors and levels, and two without effect
+    for found, wanted in zip(*sides, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        assert difference(lm.target_loss(inputs, at, targets), sides[0][0]) < 1e-6
+        assert float(lm.target_loss(inputs, at & False, targets[:0])) == 0
+
+
+def test_a_loss_holds_no_more_logits_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False)
+    (mask, at), seen = masks(LENGTHS, False), []
+    monkeypatch.setattr(llama_gradient, "_ROWS", 3)
+    whole = llama_gradient.summed_cross_entropy
+    monkeypatch.setattr(
+        llama_gradient, "summed_cross_entropy", lambda *given: seen.append(len(given[0])) or whole(*given)
+    )
+    lm.target_loss(LMInputs(leaves()[0], mask), at, torch.zeros(int(at.sum()), dtype=torch.long)).backward()
+    assert sum(seen) == int(at.sum()) > max(seen) == 3
 
 
 def test_a_changed_weight_changes_the_gradient() -> None:

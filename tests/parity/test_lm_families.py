@@ -138,6 +138,33 @@ def test_selected_rows_of_a_cache_answer_as_they_did(lm: HuggingFaceLM, ids: Ten
     assert close(lm(LMInputs(inputs.embeds[:, -1:], inputs.mask[:, -1:]), cache=cache).logits[2, -1], wanted[0])
 
 
+@torch.no_grad()
+def test_rows_of_a_dropped_cache_move_within_its_memory_and_a_copy_taken_before_stays(
+    lm: HuggingFaceLM, ids: Tensor
+) -> None:
+    inputs = LMInputs(lm.embed(ids), right_mask()).align_left()
+    wanted = lm(inputs).logits[:, -1]
+
+    def last(rows: list[int]) -> LMInputs:
+        return LMInputs(inputs.embeds[rows, -1:], inputs.mask[rows, -1:])
+
+    def read() -> Any:
+        cache = lm.new_cache(ROWS, LENGTH)
+        lm(LMInputs(inputs.embeds[:, :-1], inputs.mask[:, :-1]), cache=cache)
+        return cache
+
+    first = read()
+    place = first.layer(0).data_ptr()
+    moved = lm.select_cache(lm.select_cache(first, torch.tensor([2, 1]), drop=True), torch.tensor([1, 1]), drop=True)
+    assert close(lm(last([1, 1]), cache=moved).logits[:, -1], wanted[[1, 1]])
+    assert moved.layer(0).data_ptr() == place
+    second = read()
+    copied = lm.select_cache(second, torch.tensor([0, 2]))
+    dropped = lm.select_cache(second, torch.tensor([2]), drop=True)
+    assert close(lm(last([2]), cache=dropped).logits[:, -1], wanted[[2]])
+    assert close(lm(last([0, 2]), cache=copied).logits[:, -1], wanted[[0, 2]])
+
+
 def test_a_prefix_of_the_models_own_keys_equals_the_words_it_was_made_of(lm: HuggingFaceLM, ids: Tensor) -> None:
     """Keys and values that text leaves in the cache, given back as a prefix, are that text."""
     size = 4

@@ -1,4 +1,4 @@
-"""The packaged models and the ready templates: MiniLM through the one call, and words that both tokenizers tell apart."""
+"""The packaged models and the ready templates: MiniLM through the one call, and words both tokenizers tell apart."""
 
 from __future__ import annotations
 

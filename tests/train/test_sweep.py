@@ -95,7 +95,7 @@ def test_every_run_of_the_shipped_sweeps_has_a_whole_recipe(path: Path) -> None:
 
 
 def test_every_method_runs_with_every_seed_and_is_reported_once(data: Path, tmp_path: Path) -> None:
-    runner, rows = run(data, tmp_path / "runs")
+    _, rows = run(data, tmp_path / "runs")
     wanted = [("prompt", 0), ("prompt", 1), ("manual", 0), ("manual", 1)]
     assert [(row["method"], row["seed"]) for row in rows] == wanted
     for row in rows:
@@ -319,9 +319,7 @@ def test_what_is_pretrained_is_trained_once(data: Path, tmp_path: Path) -> None:
     assert events.count("end") == 1
 
 
-def test_the_verb_writes_table_picture_and_rows(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_verb_writes_table_picture_and_rows(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from graftlm.cli.main import main
 
     recipe = tmp_path / "small_prompts.yaml"

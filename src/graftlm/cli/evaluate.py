@@ -141,9 +141,7 @@ def _pooled_in_batches(encoder: Encoder, media: Sequence[MediaPart], size: int =
     return torch.cat([encoder.pool(media[start : start + size]) for start in range(0, len(media), size)])
 
 
-def _samples(
-    data: str, split: str | None, limit: int | None, template: str | None = None
-) -> Sequence[Sample]:
+def _samples(data: str, split: str | None, limit: int | None, template: str | None = None) -> Sequence[Sample]:
     from graftlm.data.ledger import Ledger
     from graftlm.data.readers import read_all
 

@@ -35,7 +35,7 @@ class InstancePrompt(Connector):
     def forward(self, features: Features, instruction: Tensor | None = None) -> Tensor:
         """Soft tokens (N, K, out_dim); zeros where `used` is False."""
         if self.network is not None:
-            vectors = self.network(features.tokens, features.mask)  # (N, K, Dv)
+            vectors: Tensor = self.network(features.tokens, features.mask)  # (N, K, Dv)
         else:
             vectors = F.pad(features.tokens[:, : self.num_tokens], (0, 0, 0, self._missing(features)))
         vectors = vectors if self.widen is None else self.widen(vectors)

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
-from typing import Literal, TypeAlias, overload
+from typing import Literal, TypeAlias
 
-from graftlm.data.sample import Sample
+from graftlm.data.sample import NumberedSamples, Sample
 from graftlm.data.scenes import COLOURS, PLACES, SHAPES, SPLIT_SIZE, SPLITS, Family, Scenes, picture_of
 from graftlm.data.sentence import Image, Media, Part, Sentence, Text
 from graftlm.errors import DataError
@@ -119,7 +119,7 @@ class Plan:
             )
 
 
-class Episodes(Sequence[Sample]):
+class Episodes(NumberedSamples):
     """Episodes over generated scenes, drawn when they are read; each depends on seed, split and index alone.
 
     Args:
@@ -127,6 +127,8 @@ class Episodes(Sequence[Sample]):
         induction: fraction of the episodes that begin with the instruction
         beside: families of scenes that are given in turn with episodes
     """
+
+    what = "episode"
 
     def __init__(
         self,
@@ -151,25 +153,13 @@ class Episodes(Sequence[Sample]):
     def __len__(self) -> int:
         return self._limit
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(self._limit))]
-        if not -self._limit <= index < self._limit:
-            raise IndexError(f"episode {index} of {self._limit}")
-        place, kind = divmod(index % self._limit, 1 + len(self._scenes))
+    def make(self, number: int) -> Sample:
+        """Episode `number`; the plans, and the scenes beside them, take turns."""
+        place, kind = divmod(number, 1 + len(self._scenes))
         if kind:
             return self._scenes[kind - 1][place]
         turn, which = divmod(place, len(self.plans))
         return _of_scenes(self.plans[which], self.seed, self.split * SPLIT_SIZE + which, turn, self.induction)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(self._limit))
 
 
 @lru_cache(maxsize=4096)

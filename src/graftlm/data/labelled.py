@@ -165,7 +165,7 @@ def chosen(sentence: Sentence) -> tuple[int, tuple[tuple[str, ...], ...]]:
     """The class of a sentence and every class's words. Raises: DataError for one of another task."""
     for part in sentence:
         if part.target and isinstance(part, Text) and isinstance(part.content, LabelWord):
-            return part.content.index, part.content.words
+            return part.content.label, part.content.words
     raise DataError("expected a sentence of a classification task, found one without a class; read it with a template")
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from graftlm.data.ledger import Ledger
-from graftlm.data.sample import Sample
+from graftlm.data.sample import NumberedSamples, Sample
 from graftlm.data.sentence import Image, Media, Part, Sentence, Text, Video
 from graftlm.errors import BadSampleError
 
@@ -107,7 +107,7 @@ class CaptionStyle:
         return [self.sample(row, index) for index in range(self.count(row))]
 
 
-class Samples(Sequence[Sample], Generic[R]):
+class Samples(NumberedSamples, Generic[R]):
     """Rows as a sequence of samples, each built when it is asked for."""
 
     def __init__(self, rows: Sequence[R], build: Callable[[R, int], Sample], counts: Iterable[int]) -> None:
@@ -118,18 +118,10 @@ class Samples(Sequence[Sample], Generic[R]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        row = bisect_right(self._ends, position)
-        return self._build(self.rows[row], position - (self._ends[row - 1] if row else 0))
+    def make(self, number: int) -> Sample:
+        """Of the row that holds the number."""
+        row = bisect_right(self._ends, number)
+        return self._build(self.rows[row], number - (self._ends[row - 1] if row else 0))
 
 
 class MediaFolder:

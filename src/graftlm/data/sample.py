@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, overload
 
 from graftlm.data.sentence import Sentence
 
@@ -30,3 +31,27 @@ class Sample:
         """The key without the number of its caption: equal for all samples of one photo."""
         stem, _, number = self.key.rpartition("#")
         return stem if stem and number.isdigit() else self.key
+
+
+class NumberedSamples(Sequence[Sample], ABC):
+    """Samples by number, each made when it is asked for. `what`: what an error calls one of them."""
+
+    what: ClassVar[str] = "sample"
+
+    @abstractmethod
+    def make(self, number: int) -> Sample:
+        """The sample of a number from 0 to one below their length."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        count = len(self)
+        if isinstance(index, slice):
+            return [self.make(number) for number in range(*index.indices(count))]
+        if not -count <= index < count:
+            raise IndexError(f"{self.what} {index} of {count}")
+        return self.make(index % count)

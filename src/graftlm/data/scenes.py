@@ -21,16 +21,16 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from PIL import Image as Pictures
 from PIL import ImageDraw
 
-from graftlm.data.sample import Sample
+from graftlm.data.sample import NumberedSamples, Sample
 from graftlm.data.sentence import Image, Sentence, Text
 from graftlm.errors import DataError
 
@@ -105,11 +105,13 @@ class Scene:
         return picture
 
 
-class Scenes(Sequence[Sample]):
+class Scenes(NumberedSamples):
     """Samples of one split, drawn when they are read.
 
     `source` of each picture is the bytes of a PNG file, so its content hash is that of the file.
     """
+
+    what = "scene"
 
     def __init__(
         self, split: str = "train", limit: int = 1000, *, seed: int = 0, families: Sequence[Family] = ("position",)
@@ -129,23 +131,10 @@ class Scenes(Sequence[Sample]):
     def __len__(self) -> int:
         return self._limit
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(self._limit))]
-        if not -self._limit <= index < self._limit:
-            raise IndexError(f"scene {index} of {self._limit}")
-        place = index % self._limit
-        family = self.families[place % len(self.families)]
-        return _sample(family, self.seed, self.split, place // len(self.families))
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(self._limit))
+    def make(self, number: int) -> Sample:
+        """Scene `number`; the families take turns."""
+        family = self.families[number % len(self.families)]
+        return _sample(family, self.seed, self.split, number // len(self.families))
 
 
 def scene(family: Family, seed: int, split: Split, index: int) -> Scene:

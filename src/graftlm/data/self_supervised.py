@@ -93,7 +93,7 @@ def as_choice(sentence: Sentence, names: Sequence[str] = ()) -> Sentence:
                 return sentence
             options = list(names) or [words[0].strip() for words in word.words]
             before, after = sentence.parts[:place], sentence.parts[place + 1 :]
-            lettered = _target(word.index, letters(len(options)))
+            lettered = _target(word.label, letters(len(options)))
             return Sentence((*before, Text(" ?"), *_options(options), lettered, *after))
     return sentence
 

@@ -63,22 +63,22 @@ class LabelWord(str):
     """The word of a class, as a classification task has it written.
 
     Attributes:
-        index: the class; words: every class's words as they would stand in its place, leading space included
+        label: the class; words: every class's words as they would stand in its place, leading space included
     """
 
-    index: int
+    label: int
     words: tuple[tuple[str, ...], ...]
 
-    def __new__(cls, index: int, words: Sequence[Sequence[str]]) -> Self:
-        """The first word of class `index`. Raises: IndexError when there is no such class."""
-        if not 0 <= index < len(words):
-            raise IndexError(index)
-        made = super().__new__(cls, words[index][0])
-        made.index, made.words = index, tuple(tuple(each) for each in words)
+    def __new__(cls, label: int, words: Sequence[Sequence[str]]) -> Self:
+        """The first word of class `label`. Raises: IndexError when there is no such class."""
+        if not 0 <= label < len(words):
+            raise IndexError(label)
+        made = super().__new__(cls, words[label][0])
+        made.label, made.words = label, tuple(tuple(each) for each in words)
         return made
 
     def __getnewargs__(self) -> tuple[int, tuple[tuple[str, ...], ...]]:  # type: ignore[override]
-        return self.index, self.words
+        return self.label, self.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ def _marks_to_json(content: str) -> dict[str, Any]:
     if isinstance(content, Filled):
         return {"filled": "shortens" if content.shortens else "whole"}
     if isinstance(content, LabelWord):
-        return {"label": content.index, "words": [list(words) for words in content.words]}
+        return {"label": content.label, "words": [list(words) for words in content.words]}
     return {}
 
 

@@ -24,9 +24,8 @@ def table_rows(
     """
     place = Path(path)
     for wanted in (split or "").split("+"):
-        if not place.exists():
-            yield from _from_datasets(path, wanted)
-        elif (place / "dataset_info.json").is_file() or (place / "dataset_dict.json").is_file():
+        marks = (place / "dataset_info.json", place / "dataset_dict.json")
+        if not place.exists() or any(mark.is_file() for mark in marks):
             yield from _from_datasets(path, wanted)
         else:
             file = table_file(place, wanted)

@@ -150,9 +150,7 @@ def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Ro
     return _cut(row, layout)
 
 
-def _row(
-    parts: Sequence[Segment | MediaPart], tokenizer: Tokenizer, layout: Layout, kept: Mapping[int, int]
-) -> Row:
+def _row(parts: Sequence[Segment | MediaPart], tokenizer: Tokenizer, layout: Layout, kept: Mapping[int, int]) -> Row:
     """Parts as ids, of which some keep only so many tokens."""
     row = Row(media=tuple(part for part in parts if not isinstance(part, Segment) and not _is_retrieved(part)))
     seen = 0

@@ -7,7 +7,7 @@ Masks: True = may be used.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graftlm.errors import UnsupportedLMError
+from graftlm.losses import causal_lm
 
 
 class Tokenizer(Protocol):
@@ -233,6 +234,21 @@ class LanguageModel(nn.Module, ABC):
         Raises: ShapeError when widths or counts do not fit, or there is no such layer.
         """
 
+    def target_loss(
+        self, inputs: LMInputs, at: Tensor, targets: Tensor, extra: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Mean cross-entropy of the tokens that follow the positions `at`; all logits need not be made at once.
+
+        `extra`: logits of E ids behind the vocabulary, of hidden states: (P, D) to (P, E) float32.
+        Shapes:
+            at: (B, L) bool; targets: (P,) long in [0, V + E), in the order of `at`; returns: scalar
+        """
+        output = self(inputs, at=at)
+        logits = output.logits
+        if extra is not None:
+            logits = torch.cat([logits, extra(output.hidden[at]).to(logits.dtype)], dim=-1)
+        return causal_lm(logits, targets)
+
     @abstractmethod
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: (..., D) to (..., V)."""
@@ -253,8 +269,11 @@ class LanguageModel(nn.Module, ABC):
         """An empty cache for `rows` rows of at most `length` positions, prefix included."""
 
     @abstractmethod
-    def select_cache(self, cache: Any, rows: Tensor) -> Any:
-        """The cache of the given rows alone, in the given order (beam search, finished rows)."""
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> Any:
+        """The cache of the given rows alone, in the given order (beam search, finished rows).
+
+        The old cache stays as it was, unless it is to be dropped: its memory may be used again then.
+        """
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """One vector a row, which a linear head can read: (B, L, D) and (B, L) to (B, D); here the last one in use."""

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from graftlm.errors import ShapeError
 from graftlm.lm.base import LanguageModel, LMInputs
-from graftlm.losses import IGNORED, causal_lm, shifted_targets, target_positions
+from graftlm.losses import IGNORED, shifted_targets, target_positions
 
 
 def cloze_places(lm: LanguageModel, labels: Tensor) -> Tensor:
@@ -37,7 +37,8 @@ def cloze_logits(lm: LanguageModel, inputs: LMInputs) -> Tensor:
     at = cloze_places(lm, inputs.labels)
     if lm.is_causal:
         inputs, at = inputs.up_to(at)
-    return lm(inputs, at=at).logits
+    logits: Tensor = lm(inputs, at=at).logits
+    return logits
 
 
 def target_loss(lm: LanguageModel, inputs: LMInputs) -> Tensor:
@@ -46,6 +47,6 @@ def target_loss(lm: LanguageModel, inputs: LMInputs) -> Tensor:
     labels = inputs.labels
     if not lm.is_causal:
         at = labels != IGNORED
-        return causal_lm(lm(inputs, at=at).logits, labels[at])
+        return lm.target_loss(inputs, at, labels[at])
     inputs, at = inputs.up_to(target_positions(labels))
-    return causal_lm(lm(inputs, at=at).logits, shifted_targets(labels))
+    return lm.target_loss(inputs, at, shifted_targets(labels))

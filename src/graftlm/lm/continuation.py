@@ -48,9 +48,12 @@ class Continuation:
     def __len__(self) -> int:
         return len(self.logits)
 
-    def select(self, rows: Tensor) -> None:
-        """Keeps the given rows, in the given order; a row may be taken several times."""
-        self._cache = self._lm.select_cache(self._cache, rows)
+    def select(self, rows: Tensor, *, drop: bool = True) -> None:
+        """Keeps the given rows, in the given order; a row may be taken several times.
+
+        `drop`: what was held so far belongs to nobody else.
+        """
+        self._cache = self._lm.select_cache(self._cache, rows, drop=drop)
         self.logits = self.logits[rows]
         if self._memory is not None:
             self._memory = self._memory.select(rows)
@@ -58,7 +61,7 @@ class Continuation:
     def branch(self, rows: int) -> Continuation:
         """The first row taken `rows` times over a cache of its own; this one stays as it is."""
         branch = copy(self)
-        branch.select(torch.zeros(rows, dtype=torch.long, device=self.logits.device))
+        branch.select(torch.zeros(rows, dtype=torch.long, device=self.logits.device), drop=False)
         return branch
 
     def step(self, ids: Tensor) -> None:

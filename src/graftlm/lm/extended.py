@@ -6,12 +6,13 @@ fast decoding path) is the frozen model's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from graftlm.errors import UnsupportedLMError
 from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, LMOutput, PrefixGeometry, Tokenizer
 from graftlm.nn.extra_tokens import ExtraTokens, NormPolicy
 
@@ -47,8 +48,8 @@ class ExtendedTokenizer:
 class ExtendedLM(LanguageModel):
     """`base` and `count` more tokens, whose vectors alone are trained.
 
-    `own_outputs`: output vectors of their own where the LM ties its own too, so that reading a token and writing it do
-    not pull at one vector.
+    `own_outputs`: output vectors of their own, over standardised states, where the LM ties its own too, so that reading
+    a token and writing it do not pull at one vector.
 
     Attributes:
         base: the frozen model; tokens: the vectors; extra_ids: their ids, V and following
@@ -62,12 +63,14 @@ class ExtendedLM(LanguageModel):
         inputs, outputs = base.token_rows()
         tied = outputs is inputs and not own_outputs
         scale = _input_scale(base, inputs)
-        self.tokens = ExtraTokens(inputs, None if tied else outputs, count, input_scale=scale, norm=norm)
+        rows = None if tied else outputs
+        self.tokens = ExtraTokens(inputs, rows, count, input_scale=scale, norm=norm, standardised=own_outputs)
         self.dim = base.dim
         self.vocab_size = base.vocab_size + count
         self.extra_ids = tuple(range(base.vocab_size, base.vocab_size + count))
         self.context_length = base.context_length
         self.num_layers, self.hidden_dim = base.num_layers, base.hidden_dim
+        self.is_causal, self.has_head, self.mask_id = base.is_causal, base.has_head, base.mask_id
         self.fingerprint = base.fingerprint
         self.tokenizer = ExtendedTokenizer(base.tokenizer, base.vocab_size, count)
 
@@ -110,13 +113,21 @@ class ExtendedLM(LanguageModel):
         hidden = output.hidden if at is None else output.hidden[at]
         return LMOutput(self._widen(output.logits, hidden), output.hidden, output.cache, output.layers)
 
+    def target_loss(
+        self, inputs: LMInputs, at: Tensor, targets: Tensor, extra: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """See `LanguageModel.target_loss`. Raises: UnsupportedLMError for extra ids beside those it has."""
+        if extra is not None:
+            raise UnsupportedLMError("an extended language model was to be extended; give it all its tokens at once")
+        return self.base.target_loss(inputs, at, targets, self.extra_logits)
+
     def new_cache(self, rows: int, length: int) -> Any:
         """The frozen model's."""
         return self.base.new_cache(rows, length)
 
-    def select_cache(self, cache: Any, rows: Tensor) -> Any:
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> Any:
         """The given rows, in the given order."""
-        return self.base.select_cache(cache, rows)
+        return self.base.select_cache(cache, rows, drop=drop)
 
     def spare_memory(self) -> None:
         """The frozen model's."""

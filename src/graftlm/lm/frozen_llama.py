@@ -1,9 +1,9 @@
 """The weights of a frozen Llama-type decoder on a CPU, as its quick passes read them.
 
-The module tree stays as it is and keeps its bytes. Maps of one input are joined, and in bfloat16 they are stored in the
-kernel's own order, which a plain matrix has to be brought into at every call; the transposed maps, which gradients
-take, are stored before the first batch that wants one. Pages of the plain weights that merely mirror a file are given
-back to the system, so that what lies in memory is one copy for decoding and two for training.
+The module tree stays as it is and keeps its bytes. Maps of one input are joined. For decoding, in bfloat16, they are
+stored in the kernel's own order, which a plain matrix has to be brought into at every call; training steps, with many
+rows, take the plain ones. Pages of the weights that merely mirror a file and are not read are given back to the system,
+so that one copy lies in memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from graftlm.lm.hooks import is_memory_hook
 from graftlm.lm.pages import give_back
 
+_MANY_ROWS = 64
+"""From so many on the kernel's own order is worth a twelfth, at twice the memory where both are held."""
+
 _MOST_BYTES = 1 << 30
 """Weights beyond this are not laid out a second time: memory counts for more than speed then."""
 
@@ -29,11 +32,17 @@ _TYPES = {
 
 
 class FrozenMap:
-    """A frozen linear map, or several of one input joined; `packs`: in the kernel's order."""
+    """A frozen linear map, or several of one input joined.
 
-    def __init__(self, *parts: nn.Linear, packs: bool) -> None:
+    Args:
+        packs: for few rows in the kernel's order, where a plain matrix takes twice as long; for many it does as well
+        packs_gradient: for gradients too, which pays for a wide output alone
+    """
+
+    def __init__(self, *parts: nn.Linear, packs: bool, packs_gradient: bool = False) -> None:
         self._parts = parts
-        self._packs = packs
+        self._packs, self._packs_gradient = packs, packs_gradient
+        self._joined: Tensor | None = None
         self._packed: Tensor | None = None
         self._transposed: Tensor | None = None
         bias = parts[0].bias is not None
@@ -44,17 +53,37 @@ class FrozenMap:
         if not self._packs:
             outputs = [F.linear(states, part.weight, part.bias) for part in self._parts]
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        if self._packed is None and states.numel() >= _MANY_ROWS * states.shape[-1]:
+            return F.linear(states, self.joined(), self._bias)
         return _product(states, self.packed(), self._bias)
 
     def gradient(self, grads: Tensor) -> Tensor:
         """Gradient of the input (T, in), given that of the output (T, out)."""
-        if self._packs:
+        if self._packs_gradient:
             return _product(grads, self.transposed(), None)
+        if self._packs:
+            return grads @ self.joined()
         pieces = torch.split(grads, [part.out_features for part in self._parts], dim=1)
         result: Tensor = pieces[0] @ self._parts[0].weight
         for piece, part in zip(pieces[1:], self._parts[1:], strict=True):
             result.addmm_(piece, part.weight)
         return result
+
+    def lay_out(self, *, gradients: bool) -> None:
+        """Makes what decoding takes, or what a training step does."""
+        if self._packs_gradient or not gradients:
+            self.packed()
+        if gradients:
+            _ = self.transposed() if self._packs_gradient else self.joined()
+
+    def joined(self) -> Tensor:
+        """The joined weights, (out, in)."""
+        if len(self._parts) == 1:
+            return self._parts[0].weight.detach()
+        if self._joined is None:
+            self._joined = torch.cat([part.weight.detach() for part in self._parts])
+            give_back([part.weight for part in self._parts])
+        return self._joined
 
     def packed(self) -> Tensor:
         """The joined weights in the kernel's order."""
@@ -111,21 +140,22 @@ class FrozenLlama:
         self.epsilon = float(decoder.norm.variance_epsilon)
         self.layers = [_layer(layer, packs) for layer in decoder.layers]
         self.norm: Tensor = decoder.norm.weight.detach()
-        self.output = FrozenMap(head, packs=packs)
-        self._is_laid_out = False
+        self.output = FrozenMap(head, packs=packs, packs_gradient=packs)
+        self._laid_out: set[bool] = set()  # for decoding, for gradients
         if packs:
             give_back(decoder.parameters())  # they are read once more, map by map
-            self.output.packed()  # the largest first, while little else is held
 
-    def lay_out(self) -> None:
-        """Lays out all that a gradient takes, before a batch lies in between and leaves holes that no other fits."""
-        if not self.packs or self._is_laid_out:
+    def lay_out(self, *, gradients: bool = False) -> None:
+        """Lays out all weights at once, for decoding or for gradients.
+
+        Map by map, with a batch's tensors in between, they would leave holes in the heap that nothing else fits.
+        """
+        if not self.packs or gradients in self._laid_out:
             return
         maps = [part for layer in self.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-        for part in (self.output, *maps):
-            part.packed()
-            part.transposed()
-        self._is_laid_out = True
+        for part in (self.output, *maps):  # the largest first, while little else is held
+            part.lay_out(gradients=gradients)
+        self._laid_out.add(gradients)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A copied decoder joins its own weights."""

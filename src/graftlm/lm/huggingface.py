@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from graftlm.errors import BackboneError, MissingExtraError, ShapeError, UnsupportedLMError
+from graftlm.errors import BackboneError, MissingExtraError, UnsupportedLMError
 from graftlm.lm import attention, llama_gradient
 from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, LMOutput, PrefixGeometry
+from graftlm.lm.cache import KVCache, begin
 from graftlm.lm.checks import check_inputs, position_ids, wanted_layers
 from graftlm.lm.fingerprint import model_fingerprint
 from graftlm.lm.frozen_llama import FrozenLlama, is_frozen_llama
@@ -45,79 +46,30 @@ _PROBE_LENGTH = 4
 _UNBOUNDED = 1 << 20
 
 
-class KVCache(Cache):
-    """Keys and values of the past, written in place: one tensor per layer, no concatenation per step.
+class LayerCache(Cache):
+    """A cache as the layers of transformers read and write it."""
 
-    It holds every position, also where a layer looks back through a sliding window: the mask does the sliding.
-    Rows that were selected are copied layer by layer when a layer is next used, so that never two copies of all exist.
-
-    Shapes:
-        store: of each layer (2, rows, kv_heads, capacity, head_dim); mask: (rows, capacity) bool
-    """
-
-    def __init__(
-        self,
-        store: Tensor | Sequence[Tensor],
-        mask: Tensor,
-        length: int = 0,
-        *,
-        packed: PackedLlama | None = None,
-        rows: Sequence[Tensor | None] = (),
-    ) -> None:
+    def __init__(self, kept: KVCache) -> None:
         super().__init__(layers=[])
-        self._whole = store if isinstance(store, Tensor) and not rows else None
-        self._store: list[Tensor] = list(store)
-        self._rows = list(rows) or [None] * len(self._store)  # still to be selected, by layer
-        self.mask = mask
-        self.length = length
-        self.packed = packed
-
-    def held(self) -> Tensor:
-        """What is in use, (layers, 2, rows, kv_heads, length, head_dim): a view where all layers are one tensor."""
-        whole = self._whole
-        if whole is None:
-            whole = torch.stack([self.layer(index) for index in range(len(self._store))])
-        return whole[..., : self.length, :]
-
-    def layer(self, index: int) -> Tensor:
-        """Keys and values of one layer, (2, rows, kv_heads, capacity, head_dim)."""
-        rows = self._rows[index]
-        if rows is not None:
-            self._store[index] = self._store[index].index_select(1, rows)
-            self._rows[index] = None
-        return self._store[index]
-
-    def write_prefix(self, prefix: KVPrefix) -> None:
-        """Puts a prefix in front; the cache is empty."""
-        size = prefix.mask.shape[1]
-        for layer in range(len(self._store)):
-            kept = self.layer(layer)
-            kept[0, :, :, :size] = prefix.keys[layer]
-            kept[1, :, :, :size] = prefix.values[layer]
-        self.mask[:, :size] = prefix.mask
-        self.length = size
+        self._kept = kept
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Writes a layer's new keys and values; returns all of them, (rows, kv_heads, S, head_dim)."""
-        kept, end = self.layer(layer_idx), self.length + key_states.shape[2]
-        kept[0, :, :, self.length : end] = key_states
-        kept[1, :, :, self.length : end] = value_states
+        kept, start = self._kept.layer(layer_idx), self._kept.length
+        end = start + key_states.shape[2]
+        kept[0, :, :, start:end] = key_states
+        kept[1, :, :, start:end] = value_states
         return kept[0, :, :, :end], kept[1, :, :, :end]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Positions held before the running call."""
-        return self.length
+        return self._kept.length
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         """Positions attended to, and where they begin."""
-        return self.length + query_length, 0
-
-    def select(self, rows: Tensor) -> KVCache:
-        """A copy that holds the given rows."""
-        pending = [rows if before is None else before[rows] for before in self._rows]
-        return KVCache(self._store, self.mask[rows], self.length, packed=self.packed, rows=pending)
+        return self._kept.length + query_length, 0
 
 
 class PrefixCache(Cache):
@@ -276,24 +228,29 @@ class HuggingFaceLM(LanguageModel):
         hidden = top[depth] if depth in top else found.hidden_states[depth]
         return LMOutput(self.unembed(hidden if at is None else hidden[at]), hidden, cache, states)
 
+    def target_loss(
+        self, inputs: LMInputs, at: Tensor, targets: Tensor, extra: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """See `LanguageModel.target_loss`; of frozen Llamas on a CPU a chunk of the logits is made at a time."""
+        has_blocks = self._hooks is not None and bool(self._hooks.blocks)
+        check_inputs(self, inputs, past=0, has_blocks=has_blocks)
+        weights = None if bool((at & ~inputs.mask).any()) else self._quick_weights(inputs)
+        if weights is None:
+            return super().target_loss(inputs, at, targets, extra)
+        return llama_gradient.target_loss(weights, inputs, at, targets, self.blocks, extra)
+
     def new_cache(self, rows: int, length: int) -> KVCache:
         """An empty cache for `rows` rows of at most `length` positions, prefix included."""
         if not self._kv_shapes:
             raise UnsupportedLMError(f"{self._family}: its layers keep no keys and values, so it cannot be cached here")
         device = self.model.get_input_embeddings().weight.device
-        like: dict[str, Any] = {"dtype": self._dtype, "device": device}
-        shapes = [(2, rows, heads, length, width) for heads, width in self._kv_shapes]
-        is_even = len(set(shapes)) == 1
-        store = (
-            torch.empty(len(shapes), *shapes[0], **like) if is_even else [torch.empty(*each, **like) for each in shapes]
-        )
-        mask = torch.zeros(rows, length, dtype=torch.bool, device=device)
         weights = self._frozen_weights()
-        return KVCache(store, mask, packed=PackedLlama(weights) if weights is not None and weights.packs else None)
+        packed = PackedLlama(weights) if weights is not None and weights.packs else None
+        return KVCache.empty(self._kv_shapes, rows, length, dtype=self._dtype, device=device, packed=packed)
 
-    def select_cache(self, cache: Any, rows: Tensor) -> KVCache:
-        """The given rows, in the given order; the old cache stays as it was."""
-        selected: KVCache = cache.select(rows)
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> KVCache:
+        """The given rows, in the given order."""
+        selected: KVCache = cache.select(rows, drop=drop)
         return selected
 
     def spare_memory(self) -> None:
@@ -303,8 +260,8 @@ class HuggingFaceLM(LanguageModel):
 
     def read_cache(self, cache: Any) -> KVPrefix:
         """What a cache holds."""
-        held = cache.held()  # (layers, 2, B, heads, P, head_dim)
-        return KVPrefix(held[:, 0], held[:, 1], cache.mask[:, : cache.length])
+        prefix: KVPrefix = cache.as_prefix()
+        return prefix
 
     def add_lora(self, rank: int) -> None:
         """Adds trainable float32 updates to every linear map of the decoder, in place.
@@ -343,16 +300,8 @@ class HuggingFaceLM(LanguageModel):
         """What the decoder is to continue, and the mask (B, past + L) of all of it."""
         prefix = inputs.prefix
         if cache is not None:
-            if prefix is not None:
-                cache.write_prefix(prefix)
-            end = cache.length + inputs.mask.shape[1]
-            if cache.mask.shape[0] != len(inputs) or end > cache.mask.shape[1]:
-                raise ShapeError(
-                    f"a cache for {cache.mask.shape[0]} rows of {cache.mask.shape[1]} positions, {cache.length} in "
-                    f"use, was given {len(inputs)} rows of {inputs.mask.shape[1]} more; ask new_cache for more"
-                )
-            cache.mask[:, cache.length : end] = inputs.mask
-            return cache, cache.mask[:, :end]
+            end = begin(cache, inputs)
+            return LayerCache(cache), cache.mask[:, :end]
         if prefix is None:
             return None, inputs.mask
         if self.model.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self._layers):

@@ -7,7 +7,7 @@ own bit by bit up to the attention's rounding, gradients to 1e-5 in float32 (tes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,9 +21,13 @@ from graftlm.lm.attention import LARGEST_SCORES
 from graftlm.lm.base import LMInputs
 from graftlm.lm.checks import position_ids
 from graftlm.lm.frozen_llama import FrozenLayer, FrozenLlama
+from graftlm.losses import scaled_gradient, summed_cross_entropy
 
 _KEPT = 9
 """Tensors kept per layer."""
+
+_ROWS = 128
+"""Rows whose logits are held at a time where a loss is all that is wanted of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +86,43 @@ def run(
         at: (B, L) bool or None, as in `LanguageModel.forward`; wanted: of `wanted_layers`
         returns: logits (P, V), or (B, L, V) without `at`; hidden (B, L, D) and the wanted layers, zero at padding
     """
-    if torch.is_grad_enabled():
-        weights.lay_out()
     places = _places(weights, inputs)
-    embeds = inputs.embeds.to(weights.norm.dtype)
-    states = places.pack(embeds)  # (T, D)
+    numbers, depth = wanted
+    held = _states(weights, inputs, places, {depth, *numbers}, blocks)
+    spread = {number: places.spread_zero(held[number]) for number in {depth, *numbers}}
+    logits = _logits(weights, inputs.mask, at, held[depth], spread[depth])
+    return logits, spread[depth], tuple(spread[number] for number in numbers)
+
+
+def target_loss(
+    weights: FrozenLlama,
+    inputs: LMInputs,
+    at: Tensor,
+    targets: Tensor,
+    blocks: Mapping[int, nn.Module],
+    extra: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """As `LanguageModel.target_loss`: `at` holds no padding; 0 where P is 0."""
+    depth = len(weights.layers)
+    states = _states(weights, inputs, _places(weights, inputs), {depth}, blocks)[depth]  # (T, D)
+    chosen = states.index_select(0, at[inputs.mask].nonzero()[:, 0])  # (P, D)
+    more = None if extra is None else extra(chosen)  # (P, E)
+    if not len(targets):
+        return chosen.sum() * 0.0
+    loss: Tensor = _HeadLoss.apply(weights, chosen, more, targets)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _states(
+    weights: FrozenLlama, inputs: LMInputs, places: _Places, wanted: set[int], blocks: Mapping[int, nn.Module]
+) -> dict[int, Tensor]:
+    """Hidden states (T, D) by layer, of the wanted ones among others; nothing above the deepest is computed."""
+    if torch.is_grad_enabled():
+        weights.lay_out(gradients=True)
+    states = places.pack(inputs.embeds.to(weights.norm.dtype))  # (T, D)
     reading = {} if inputs.memory is None else blocks
-    (numbers, depth), held = wanted, {}
-    ends = {0, depth, *numbers, *(index for index in reading if index < depth)}
+    depth, held = max(wanted), {}
+    ends = {0, *wanted, *(index for index in reading if index < depth)}
     for start, stop in pairwise(sorted(ends)):
         held[start] = states
         if start in reading:
@@ -100,9 +133,7 @@ def run(
             keys, values = keys[start:stop], values[start:stop]
         states = _Stack.apply(weights, range(start, stop), places, states, keys, values)  # type: ignore[no-untyped-call]
     held[depth] = states
-    spread = {number: places.spread_zero(held[number]) for number in {depth, *numbers}}
-    logits = _logits(weights, inputs.mask, at, states, spread[depth])
-    return logits, spread[depth], tuple(spread[number] for number in numbers)
+    return held
 
 
 def _logits(weights: FrozenLlama, mask: Tensor, at: Tensor | None, states: Tensor, hidden: Tensor) -> Tensor:
@@ -150,6 +181,31 @@ class _Head(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grads: Tensor) -> tuple[None, Tensor]:
         return None, ctx.weights.output.gradient(grads)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """The output matrix and the mean cross-entropy behind it, with its gradient, a chunk of rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: FrozenLlama, states: Tensor, more: Tensor | None, targets: Tensor) -> Tensor:
+        grads = torch.empty_like(states) if ctx.needs_input_grad[1] else None
+        more_grads = None if more is None else torch.empty_like(more)
+        total, factor = torch.zeros((), dtype=torch.float32), 1 / len(targets)
+        for start in range(0, len(targets), _ROWS):
+            span = slice(start, start + _ROWS)
+            logits = weights.output(states[span])  # (R, V)
+            own = None if grads is None else logits  # which hold their own gradient then
+            extra = None if more is None or more_grads is None else (more[span], more_grads[span])
+            total += summed_cross_entropy(logits, targets[span], own, factor, extra)
+            if grads is not None:
+                grads[span] = weights.output.gradient(logits)
+        ctx.save_for_backward(grads, more_grads)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
+        states, more = (None if one is None else scaled_gradient(one, grad) for one in ctx.saved_tensors)
+        return None, states, more, None
 
 
 class _Stack(torch.autograd.Function):

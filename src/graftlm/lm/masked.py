@@ -45,9 +45,7 @@ class MaskedLM(LanguageModel):
         self.name = name
         self.fingerprint = fingerprint
         self.mask_id = tokenizer.mask_token_id
-        self.tokenizer = TextTokenizer(
-            tokenizer, name=name, eos_id=tokenizer.sep_token_id, bos_id=tokenizer.cls_token_id
-        )
+        self.tokenizer = _words(tokenizer, name)
         self._config = model.config
         if self.mask_id is None or self.tokenizer.bos_id is None:
             raise BackboneError(f"masked language model '{name}': expected a mask and a first token, found none")
@@ -71,7 +69,7 @@ class MaskedLM(LanguageModel):
         lm = cls(model, tokenizer, "", name=name)
         weights = model.state_dict()
         ordered = ((key, weights[key]) for key in sorted(weights))
-        lm.fingerprint = model_fingerprint(ordered, model.config.to_dict(), lm.tokenizer.settings())
+        lm.fingerprint = model_fingerprint(ordered, model.config.to_dict(), _words(tokenizer, name).settings())
         return lm
 
     @classmethod
@@ -155,7 +153,7 @@ class MaskedLM(LanguageModel):
         """Raises: UnsupportedLMError."""
         raise self._cannot("write")
 
-    def select_cache(self, cache: Any, rows: Tensor) -> Any:
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> Any:
         """Raises: UnsupportedLMError."""
         raise self._cannot("write")
 
@@ -225,6 +223,10 @@ def is_masked(folder: Path) -> bool:
     if config.get("is_decoder") or config.get("is_encoder_decoder") or any("Causal" in name for name in names):
         return False
     return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _words(tokenizer: Any, name: str) -> TextTokenizer:
+    return TextTokenizer(tokenizer, name=name, eos_id=tokenizer.sep_token_id, bos_id=tokenizer.cls_token_id)
 
 
 def _has_head(folder: Path) -> bool:

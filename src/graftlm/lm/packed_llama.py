@@ -87,6 +87,8 @@ class PackedLlama:
         step = mask.shape[1] == 1 and len(places.rows) == len(mask)
         states = embeds[:, 0] if step else embeds[mask]  # (T, D)
         (numbers, depth), held = wanted, {}
+        if depth == len(weights.layers):
+            weights.lay_out()
         for index, layer in enumerate(weights.layers[:depth]):
             held[index] = states
             if attached is not None:

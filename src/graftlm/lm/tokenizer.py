@@ -14,9 +14,7 @@ from graftlm.lm.base import Tokenizer
 class TextTokenizer:
     """Plain text stays plain, template text may hold special tokens; neither is given BOS or EOS."""
 
-    def __init__(
-        self, tokenizer: Any, *, name: str, eos_id: int | None = None, bos_id: int | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Any, *, name: str, eos_id: int | None = None, bos_id: int | None = None) -> None:
         self._name = name
         self._plain = tokenizer
         self._template: Any = None

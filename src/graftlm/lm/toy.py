@@ -210,7 +210,7 @@ class ToyLM(LanguageModel):
             torch.zeros(rows, length, dtype=torch.bool, device=like.device),
         )
 
-    def select_cache(self, cache: Any, rows: Tensor) -> ToyCache:
+    def select_cache(self, cache: Any, rows: Tensor, *, drop: bool = False) -> ToyCache:
         """The given rows, in the given order; the old cache stays as it was."""
         keys, values = ([kept[rows] for kept in side] for side in (cache.keys, cache.values))
         return ToyCache(keys, values, cache.mask[rows], cache.length)

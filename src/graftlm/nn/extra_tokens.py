@@ -10,9 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from graftlm.nn.standardise import Standardise
+
 NormPolicy = Literal["mean", "free"]
 _NOISE = 0.1
 """Spread of the first vectors around the mean row, as a fraction of the spread of the rows."""
+
+_LEVEL_SPEED = 8.0
+"""A level moves so much faster than a vector's channel: it has to come from the mean logit to that of a likely word."""
 
 
 class ExtraTokens(nn.Module):
@@ -25,6 +30,9 @@ class ExtraTokens(nn.Module):
         inputs, outputs: the frozen rows (V, D); `outputs` is None where the LM ties them
         input_scale: what an LM multiplies its rows by on the way in
         norm: mean = `renormalise` gives every vector the mean norm of the frozen rows; free = it changes nothing
+        standardised: output vectors read states whose channels have been evened out, and have a level besides. A few
+            channels are a hundred times as large as the others, and a plain vector learns of little else. The norm
+            policy is not theirs: they are no rows of the frozen matrix's kind
     """
 
     def __init__(
@@ -35,6 +43,7 @@ class ExtraTokens(nn.Module):
         *,
         input_scale: float = 1.0,
         norm: NormPolicy = "mean",
+        standardised: bool = False,
     ) -> None:
         super().__init__()
         self.input_scale = input_scale
@@ -43,6 +52,8 @@ class ExtraTokens(nn.Module):
         self.output_norm = self.input_norm if outputs is None else _mean_norm(outputs)
         self.input_vectors = _begin(inputs, count)
         self.output_vectors = None if outputs is None else _begin(outputs, count)
+        self.even = Standardise(inputs.shape[1]) if standardised else None
+        self.levels = nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(count * standardised)])
         self.renormalise()
 
     def __len__(self) -> int:
@@ -60,7 +71,11 @@ class ExtraTokens(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the tokens, before what an LM does to its own: (..., D) to (..., count) float32."""
         vectors = self.input_vectors if self.output_vectors is None else self.output_vectors
-        return hidden.float() @ torch.stack(list(vectors)).T
+        rows, states = torch.stack(list(vectors)), hidden.float()
+        if self.even is None:
+            return states @ rows.T
+        even: Tensor = self.even(states.flatten(0, -2)).view_as(states)
+        return even @ rows.T + torch.stack(list(self.levels)) * _LEVEL_SPEED
 
     @torch.no_grad()
     def renormalise(self) -> None:
@@ -69,7 +84,9 @@ class ExtraTokens(nn.Module):
             return
         for vector in self.input_vectors:
             vector.mul_(self.input_norm / vector.norm().clamp(min=1e-12))
-        for vector in self.output_vectors or ():
+        if self.output_vectors is None or self.even is not None:
+            return
+        for vector in self.output_vectors:
             vector.mul_(self.output_norm / vector.norm().clamp(min=1e-12))
 
 

@@ -48,7 +48,7 @@ class TokenTable(nn.Module):
     @torch.no_grad()
     def keep(self, ids: Tensor) -> None:
         """Gives tokens rows of their own, where they have none; to be called before there is an optimiser."""
-        new = ids.unique()
+        new = torch.unique(ids)
         new = new[~torch.isin(new, self.ids)]
         joined, order = torch.cat([self.ids, new]).sort()
         self.rows.data = torch.cat([self.rows, self._begin(new)])[order]
@@ -84,7 +84,7 @@ class TokenTable(nn.Module):
 
     def _begin(self, ids: Tensor) -> Tensor:
         with torch.no_grad():
-            once, places = ids.unique(return_inverse=True)
+            once, places = torch.unique(ids, return_inverse=True)
             return self._start(once).to(self.rows)[places]
 
 

@@ -22,7 +22,7 @@ class RowAdamW(torch.optim.AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. A closure is refused: gradients of tables are set aside while the others are moved."""
         assert closure is None
         aside: list[tuple[Tensor, Tensor]] = []

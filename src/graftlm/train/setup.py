@@ -148,9 +148,7 @@ def _validation(spec: Mapping[str, Any], ledger: Ledger, reading: Reading) -> Se
     return with_targets(by_number(reading(spec, ledger), spec), "data.val")
 
 
-def _open(
-    spec: Mapping[str, Any], ledger: Ledger, number: int, reading: Reading
-) -> Stream[Any] | Sequence[Sample]:
+def _open(spec: Mapping[str, Any], ledger: Ledger, number: int, reading: Reading) -> Stream[Any] | Sequence[Sample]:
     data = reading(spec, ledger)
     where = f"data.also[{number - 1}]" if number else "data.train"
     return data if isinstance(data, Stream) else with_targets(data, where)

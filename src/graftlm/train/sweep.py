@@ -237,4 +237,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("id"), str):
             rows[row["id"]] = row
     return list(rows.values())
-

@@ -73,7 +73,7 @@ class SweepRecipe(Table):
     datasets: dict[str, DatasetTable]
     methods: dict[str, MethodTable]
     pretrained: dict[str, dict[str, dict[str, Any]]] = Field(
-        default_factory=dict, description="recipes trained once before all; "@name" in a system stands for the graft"
+        default_factory=dict, description="recipes trained once before all; '@name' in a system stands for the graft"
     )
 
     @model_validator(mode="after")

@@ -104,7 +104,7 @@ def test_the_file_of_a_split_is_the_one_of_that_very_name(tmp_path: Path) -> Non
 
 def test_rows_without_a_class_cannot_be_used(tmp_path: Path) -> None:
     place = make(tmp_path, "rte")
-    with pytest.raises(DataError, match="expected usable rows, found none .*missing-column"):
+    with pytest.raises(DataError, match=r"expected usable rows, found none .*missing-column"):
         found(place, split="test")
 
 

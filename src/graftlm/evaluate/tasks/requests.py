@@ -34,8 +34,8 @@ class Requests(Task):
     controls: ClassVar[tuple[str, ...]] = ()
 
     def decoding(self, beam: int) -> Decoding:
-        """Up to 32 tokens, one line."""
-        return Decoding(max_tokens=32, num_beams=beam, stop=("\n",))
+        """Up to 32 tokens, one line, always greedy: beams would weigh one token, [RET], against a sentence's mean."""
+        return Decoding(max_tokens=32, stop=("\n",))
 
     def run(self, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress) -> Outcome:
         """Raises: UsageError for a system that answers with words alone; DataError for a photo without captions."""
