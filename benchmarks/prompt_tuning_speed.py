@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from memory import peaks_of, report_peak
+from plain import transformers_model
 from torch import Tensor, nn
 
 from graftlm.backbones import load_parts
@@ -73,12 +74,10 @@ class PeftWay:
 
     def __init__(self, system: System, table: TrainTable) -> None:
         from peft import PromptTuningConfig, get_peft_model
-        from transformers import AutoModelForCausalLM
 
         self.system = system
-        lm: Any = system.lm
-        plain = AutoModelForCausalLM.from_config(lm.model.config, dtype=lm.model.dtype, attn_implementation="sdpa")
-        plain.load_state_dict(lm.model.state_dict())
+        lm: Any = system.config
+        plain = transformers_model(lm.lm, lm.precision)
         prompt: Any = system.prompt
         config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=prompt.num_tokens)
         self.model: Any = get_peft_model(plain, config)
