@@ -97,7 +97,9 @@ def test_every_choice_learns_three_classes(name: str, fields: dict[str, Any]) ->
 @pytest.mark.parametrize("family", ["bert", "roberta", "bert_headless"])
 @pytest.mark.parametrize("name", ["prompt_tuning", "prefix_tuning", "finetuning", "linear_probe"])
 def test_encoders_learn_too_by_cloze_or_by_head(name: str, family: str) -> None:
-    fields: dict[str, Any] = {"num_tokens": 6} if name.endswith("tuning") and name != "finetuning" else {}
+    fields: dict[str, Any] = {}
+    if name in ("prompt_tuning", "prefix_tuning"):
+        fields["num_tokens"] = 32 if family == "roberta" else 6  # its random weights listen to few prompts little
     if name == "prefix_tuning":
         fields["init"] = "random"
     if family == "bert_headless" or name == "linear_probe":
@@ -105,9 +107,11 @@ def test_encoders_learn_too_by_cloze_or_by_head(name: str, family: str) -> None:
     if name == "finetuning":
         fields["training"] = "full"
     system = over_encoder(name, family, **fields)
-    first, last = fit(system, tasks(), steps=60, lr=1e-3 if name == "finetuning" else 2e-2)
-    assert last < 0.95 * first
+    assert system.class_scores(tasks(), WORDS).argmax(dim=1).tolist() != [0, 1, 2]
+    first, last = fit(system, tasks(), steps=150, lr=1e-3 if name == "finetuning" else 2e-2)
+    assert last < 0.5 * first
     scores = system.class_scores(tasks(), WORDS)
+    assert scores.argmax(dim=1).tolist() == [0, 1, 2]
     assert torch.allclose(scores.exp().sum(dim=1), torch.ones(3), atol=1e-5)
     assert not system.writes
 
