@@ -283,6 +283,18 @@ def test_a_part_of_a_sweep_can_be_asked_for(data: Path) -> None:
         sweep.only(["manuel"])
 
 
+def test_a_part_of_a_sweep_pretrains_what_it_begins_with_alone(data: Path) -> None:
+    tree = tables(data)
+    tree["pretrained"] = {name: {"system": {"name": "ppt"}} for name in ("start", "other", "third")}
+    tree["methods"]["ppt"] = {"system": {"name": "ppt", "pretrained": "@start"}}
+    tree["methods"]["any"] = {"system": {"name": "ppt"}, "tune": {"system.pretrained": ["@other", ""]}}
+    sweep = parse_sweep(tree)
+    assert set(sweep.only(["films"]).pretrained) == {"start", "other"}
+    assert set(sweep.only(["ppt", "manual"]).pretrained) == {"start"}
+    assert set(sweep.only(["any"]).pretrained) == {"other"}
+    assert sweep.only(["manual"]).pretrained == {}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -101,7 +101,8 @@ class SweepRecipe(Table):
                 raise ConfigError(unknown("method or dataset", name, [*self.methods, *self.datasets]))
         methods = {name: table for name, table in self.methods.items() if name in wanted} or self.methods
         datasets = {name: table for name, table in self.datasets.items() if name in wanted} or self.datasets
-        return self.model_copy(update={"methods": methods, "datasets": datasets})
+        pretrained = {name: table for name, table in self.pretrained.items() if name in _begun_from(methods)}
+        return self.model_copy(update={"methods": methods, "datasets": datasets, "pretrained": pretrained})
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,14 @@ class Job:
     def id(self) -> str:
         """Name of its folder; another recipe is another name."""
         return f"{self.dataset}-{self.method}-s{self.seed}-{digest(self.recipe, self.test, self.settings)}"
+
+
+def _begun_from(methods: Mapping[str, MethodTable]) -> set[str]:
+    """Names of the pretrained grafts that methods begin with."""
+    values: list[Any] = []
+    for table in methods.values():
+        values += [*table.system.values(), *itertools.chain(*table.tune.values())]
+    return {value[1:] for value in values if isinstance(value, str) and value.startswith("@")}
 
 
 def digest(recipe: Recipe, *more: Mapping[str, Any]) -> str:
