@@ -14,7 +14,6 @@ import torch
 from PIL import Image as Pillow
 
 import graftlm
-from graftlm import grafts
 from graftlm.cli.main import main
 from graftlm.data.media import load_image
 from graftlm.data.sentence import Image, MediaPart, Sentence, Text
@@ -57,7 +56,6 @@ class Colours:
 def colours(monkeypatch: pytest.MonkeyPatch) -> Colours:
     colours = Colours()
     monkeypatch.setattr(graftlm, "load", lambda source="": colours)
-    monkeypatch.setattr(grafts, "ready_made", lambda: {"fromage-smollm2": Path()})
     return colours
 
 
@@ -322,11 +320,3 @@ def test_a_graft_that_only_writes_is_refused(
     monkeypatch.setattr(graftlm, "load", lambda source="": object())
     assert main(["find", "red", str(photos), "--graft", "clipcap-smollm2"]) == 2
     assert "expected one that finds pictures, found one that only writes" in capsys.readouterr().err
-
-
-def test_without_a_ready_made_graft_that_finds_pictures_one_has_to_be_named(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(grafts, "ready_made", dict)
-    assert main(["find", "red", str(photos)]) == 2
-    assert "--graft: expected a graft that finds pictures, found none" in capsys.readouterr().err

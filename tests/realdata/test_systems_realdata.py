@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,27 @@ def test_the_ready_made_captioner_sees_the_photos(shared_data: Path) -> None:
     summary = report.summary()
     assert summary["metrics"]["CIDEr"] > 25
     assert summary["controls"]["blind"]["CIDEr"] < summary["metrics"]["CIDEr"] / 3
+
+
+def test_the_ready_made_fromage_captions_finds_photos_and_tells_requests_apart(shared_data: Path) -> None:
+    spec = {"path": str(shared_data / "flickr8k"), "split": "val", "per": "media", "limit": 48, "tidy": True}
+    system, samples = grafts.load("fromage-smollm2"), read_all(spec)
+    captions = evaluate(system, "captioning", samples, Options(beam=1, controls=()))
+    assert captions.metrics["CIDEr"] > 25
+    found = evaluate(system, "retrieval", samples, Options(resamples=20))
+    assert found.metrics["t2i R@1"] > 40
+    assert found.metrics["t2i R@1 (5 captions)"] > found.metrics["t2i R@1"]
+    assert found.controls["blind"]["t2i R@1"] == 0
+    assert evaluate(system, "requests", samples, Options()).metrics["accuracy"] > 80
+
+
+def test_a_question_to_photos_is_read_without_transformers() -> None:
+    script = (
+        "import sys, graftlm; system = graftlm.load('fromage-smollm2'); "
+        "assert system.embed_queries([graftlm.Sentence.of('a dog')]).shape == (1, 256); "
+        "assert type(system.lm.base.model).__module__ != 'graftlm.lm.llama' or 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_frozen_learns_from_photos_through_a_language_model_that_stays(shared_data: Path) -> None:

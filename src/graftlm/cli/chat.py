@@ -94,20 +94,12 @@ def _session(graft: str, takes_any: bool) -> Session:
     from graftlm.chat.answerer import Answerer
     from graftlm.chat.session import Session
     from graftlm.chat.settings import Settings
+    from graftlm.cli.index import GRAFT
 
-    name = graft or _default()
+    name = graft or GRAFT
     answerer = Answerer(graftlm.load(name), home() / "features")
     name = str(Path(name).absolute()) if Path(name).is_dir() else name
     return Session(answerer, name, _opener(answerer, name), _tell, Settings(answerer.usual_format), takes_any=takes_any)
-
-
-def _default() -> str:
-    """The ready-made graft that answers with pictures, else the one that captions."""
-    from graftlm import READY_MADE
-    from graftlm.cli.index import GRAFT
-    from graftlm.grafts import ready_made
-
-    return GRAFT if GRAFT in ready_made() else READY_MADE
 
 
 def _configure(session: Session, form: str | None, changes: Sequence[str], index: str) -> None:

@@ -91,14 +91,14 @@ class _Target:
 
 def _target(folder: str, graft: str) -> _Target:
     """The index of a folder or a name, built where a folder has none. Raises: UsageError, DataError."""
-    from graftlm.cli.index import default_graft, load_retriever, own_graft, update
+    from graftlm.cli.index import GRAFT, load_retriever, own_graft, update
     from graftlm.index.places import folder_meant, folder_of, holding, name_for, names
 
     root = folder_meant(folder) if folder else None
     name = folder or _only_index(names())
     is_new = root is not None and holding(root) is None
     place = folder_of(name_for(root) if root else name)
-    graft = graft or own_graft(place) or default_graft()
+    graft = graft or own_graft(place) or GRAFT
     retriever, identity = load_retriever(graft)
     if is_new and root is not None:
         typer.echo(f"{folder} has no index yet; building it first (it is kept in {place})", err=True)

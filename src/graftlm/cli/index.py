@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from graftlm.systems.base import Retriever
 
 GRAFT = "fromage-smollm2"
+"""The ready-made graft that finds pictures, and answers with them."""
+
 _SHOWN = 5
 
 app = typer.Typer(no_args_is_help=True)
@@ -49,7 +51,7 @@ def add(
         raise UsageError("expected a folder of photos, or --name of an index to bring up to date, found neither")
     root = _root(folder) if folder else None
     place = folder_of(name or name_for(root or Path()))
-    graft = graft or own_graft(place) or default_graft()
+    graft = graft or own_graft(place) or GRAFT
     retriever, identity = load_retriever(graft)
     results = update(place, [root] if root else [], retriever, identity, rebuild=rebuild, quiet=quiet)
     if as_json:
@@ -133,18 +135,6 @@ def load_retriever(graft: str) -> tuple[Retriever, Identity]:
     encoder = str(fingerprints.get("encoders.image", ""))
     name = str(Path(graft).absolute()) if Path(graft).is_dir() else graft
     return system, Identity(name, system.retrieval_fingerprint(), encoder, int(system.shared_dim))
-
-
-def default_graft() -> str:
-    """The ready-made graft that finds pictures. Raises: UsageError while there is none."""
-    from graftlm.grafts import ready_made
-
-    if GRAFT in ready_made():
-        return GRAFT
-    raise UsageError(
-        "--graft: expected a graft that finds pictures, found none, and none is ready-made yet; train one "
-        "(recipes/dual_encoder_flickr8k.yaml takes minutes) and name its run folder"
-    )
 
 
 def own_graft(place: Path) -> str:
