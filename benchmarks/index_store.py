@@ -38,6 +38,7 @@ from graftlm.index.writer import IndexWriter, Photo
 
 WIDTH, COUNT, CLUSTERS = 256, 10, 2_000
 BLOCK = 50_000
+TURN, PAUSE_S, WARMING = 10, 0.2, 200
 IDENTITY = Identity("benchmark", "0" * 64, "0" * 64, WIDTH)
 KILL_ROWS, KILL_BATCH = 20_000, 32
 Search = Callable[[np.ndarray], "list[int]"]
@@ -163,16 +164,26 @@ def timed(search: Search, query: np.ndarray) -> tuple[float, list[int]]:
 def latencies(
     searches: dict[str, Search], queries: np.ndarray
 ) -> tuple[dict[str, list[float]], dict[str, list[list[int]]]]:
-    """Milliseconds of every query in each way, run in turn, and what each found."""
+    """Milliseconds of every query in each way, and what each found.
+
+    Each way first answers other queries, until what it reads lies in memory. Then they take turns of some queries. A
+    pause and a query that is not counted come before each turn: for 70 ms after a product numpy's threads wait busily,
+    and would take their time from whoever comes next.
+    """
     times: dict[str, list[float]] = {way: [] for way in searches}
     found: dict[str, list[list[int]]] = {way: [] for way in searches}
+    warming = next(vectors(WARMING, seed=2)).astype(np.float32)
     for search in searches.values():
-        search(queries[0])
-    for query in queries:
+        for query in warming:
+            search(query)
+    for first in range(0, len(queries), TURN):
         for way, search in searches.items():
-            milliseconds, rows = timed(search, query)
-            times[way].append(milliseconds)
-            found[way].append(rows)
+            time.sleep(PAUSE_S)
+            search(queries[first])
+            for query in queries[first : first + TURN]:
+                milliseconds, rows = timed(search, query)
+                times[way].append(milliseconds)
+                found[way].append(rows)
     return times, found
 
 

@@ -41,6 +41,10 @@ class SystemTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = Field(description="a system: one file in graftlm/systems")
+    start: str | None = Field(None, description="graft or run whose weights this stage begins with; null: fresh ones")
+    only: list[str] = Field(
+        default_factory=list, description="patterns of the tensors that are trained, as lm.tokens.*; empty: all"
+    )
 
     def options(self) -> dict[str, Any]:
         """The system's own fields as given."""
@@ -116,13 +120,21 @@ class EvaluateTable(Table):
     """Validation during training."""
 
     limit: int = Field(512, ge=0, description="validation sentences, evenly spread; 0: all")
-    best_metric: str = Field("loss", description="validation loss that picks the best: 'loss' or one loss's name")
+    best_metric: str = Field(
+        "loss", description="what picks the exported weights: 'loss', one loss's name (the lowest), or 'last'"
+    )
     patience: int = Field(0, ge=0, description="validations without improvement that end the run; 0: never")
     blind: bool = Field(True, description="also log the loss with every picture black")
     sample_every: int = Field(200, ge=0, description="steps between sample answers; 0: none")
     num_samples: int = Field(8, ge=1, description="answers written each time")
     max_tokens: int = Field(32, ge=1, description="longest sample answer, in tokens")
     num_beams: int = Field(1, ge=1, description="beams of a sample answer")
+
+    @model_validator(mode="after")
+    def _waits_for_a_best(self) -> Self:
+        if self.patience and self.best_metric == "last":
+            raise ValueError("patience: expected 0 where best_metric is 'last': every validation is the best then")
+        return self
 
 
 class RunTable(Table):
@@ -243,7 +255,8 @@ def _with_system_defaults(recipe: Recipe, where: str, changed: set[str], fields:
         config = model.model_validate(recipe.system.options())
     except ValidationError as error:
         raise ConfigError(complaint(error, model, where, ("system",), changed)) from None
-    described = SystemTable.model_validate({"name": recipe.system.name, **config.model_dump(mode="json")})
+    own = {"name": recipe.system.name, "start": recipe.system.start, "only": recipe.system.only}
+    described = SystemTable.model_validate({**own, **config.model_dump(mode="json")})
     return recipe.model_copy(update={"system": described})
 
 

@@ -12,6 +12,7 @@ from graftlm import backbones, grafts
 from graftlm.cli.main import main
 from graftlm.evaluate.metrics import java
 from graftlm.systems.base import System, system_class
+from tests.evaluate import toys
 from tests.pictures import picture
 
 
@@ -54,6 +55,19 @@ def test_the_last_line_of_stdout_is_the_contracts_json_object(data: Path, capsys
     assert found["seconds"] > 0
 
 
+def test_a_length_penalty_makes_answers_shorter_or_longer(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "toy", "captioning", "--data", str(data), "--split", "test", "--controls", "none", "--json"]
+
+    def mean_length(*more: str) -> float:
+        assert main([*command, "--beam", "4", *more]) == 0
+        return float(json.loads(capsys.readouterr().out.splitlines()[-1])["metrics"]["mean length"])
+
+    assert mean_length("--length-penalty", "-3") < mean_length("--length-penalty", "3")
+    assert mean_length("--length-penalty", "1") == mean_length()
+    assert main([*command, "--beam", "1", "--length-penalty", "0.7"]) == 2
+    assert "--length-penalty: expected a search with beams" in capsys.readouterr().err
+
+
 def test_people_get_a_table_and_no_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["evaluate", "toy", "exact", "--data", str(data), "--split", "test", "--controls", "none", "--beam", "1"]
     assert main(command) == 0
@@ -77,6 +91,23 @@ def test_a_run_keeps_its_reports_with_its_curve(data: Path, tmp_path: Path) -> N
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps), encoding="utf-8")
     assert main(["evaluate", str(run / "graft"), "captioning", "--data", str(data), "--controls", "none"]) == 0
     assert "<polyline" in (run / "reports" / "captioning.html").read_text("utf-8")
+
+
+def test_the_page_of_a_flamingo_shows_its_gates_and_what_its_words_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grafts, "load", lambda source: toys.toy("flamingo"))
+    run = tmp_path / "run"
+    (run / "graft").mkdir(parents=True)
+    steps = [{"event": "train", "step": step, "gate_dense_00": 0.1 * step} for step in range(3)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps), encoding="utf-8")
+    command = ["evaluate", str(run / "graft"), "fewshot", "--data", str(data), "--split", "test", "--support", "val"]
+    command += ["--shots", "1", "--set", "zero=none", "--beam", "1", "--controls", "none"]
+    assert main(command) == 0
+    html = (run / "reports" / "fewshot.html").read_text("utf-8")
+    assert "gate dense by layer over steps" in html
+    assert html.count("<article class='card reading'>") == 4
+    assert "picture 2 100%" in html
 
 
 def test_a_system_that_finds_no_pictures_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

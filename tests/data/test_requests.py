@@ -61,6 +61,12 @@ def test_the_captions_come_first_then_both_kinds_then_several_captions(folder: P
         assert {word[-2] for word in words} == {sample.stem.split(".")[0]}
 
 
+def test_the_captioned_samples_may_be_left_out(folder: Path) -> None:
+    whole, alone = (read_all(table(folder, requests=0.4, several=0.2, alone=one)) for one in (False, True))
+    assert len(alone) == 18
+    assert list(alone) == list(whole[30:])
+
+
 def test_training_finds_a_pair_in_one_kind_and_words_to_write_in_the_other(folder: Path) -> None:
     samples = read_all(table(folder, requests=0.4, several=0.2))
     pairs, written, alone = by_use([sample.sentence for sample in samples[30:]])

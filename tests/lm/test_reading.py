@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graftlm import backbones
-from graftlm.data.sentence import Image, Sentence
+from graftlm.data.sentence import Image, Sentence, Text
 from graftlm.encoders.toy import ToyEncoder
 from graftlm.errors import DataError
 from graftlm.lm.huggingface import HuggingFaceLM
@@ -83,3 +83,13 @@ def test_the_shares_of_a_pictures_positions_add_up_to_its_own() -> None:
 def test_a_sentence_without_a_picture_is_refused() -> None:
     with pytest.raises(DataError, match="expected a sentence with a picture"):
         build().reading([Sentence.of("ab")])
+
+
+def test_a_reading_tells_what_was_asked_for_and_how_long_a_frame_is() -> None:
+    asked = Sentence.of(Image(picture(0)), "x", Text("yz", target=True))
+    plain, reading = build().reading([PAGE, asked])
+    assert not plain.targets.any()
+    # BOS <EOC> <image> x y z <EOC> <EOS>
+    assert [reading.words[place] for place in reading.targets.nonzero()[:, 0].tolist()] == ["y", "z", "", ""]
+    assert len(reading.targets) == len(reading.words) == reading.items.shape[1]
+    assert reading.frame_positions == reading.places.shape[-1] == 4

@@ -41,19 +41,20 @@ def test_the_ready_made_fromage_captions_finds_photos_and_tells_requests_apart(s
     spec = {"path": str(shared_data / "flickr8k"), "split": "val", "per": "media", "limit": 48, "tidy": True}
     system, samples = grafts.load("fromage-smollm2"), read_all(spec)
     captions = evaluate(system, "captioning", samples, Options(beam=1, controls=()))
-    assert captions.metrics["CIDEr"] > 25
+    assert captions.metrics["CIDEr"] > 30
     found = evaluate(system, "retrieval", samples, Options(resamples=20))
     assert found.metrics["t2i R@1"] > 40
     assert found.metrics["t2i R@1 (5 captions)"] > found.metrics["t2i R@1"]
     assert found.controls["blind"]["t2i R@1"] == 0
-    assert evaluate(system, "requests", samples, Options()).metrics["accuracy"] > 80
+    assert evaluate(system, "requests", samples, Options()).metrics["accuracy"] > 90
 
 
-def test_a_question_to_photos_is_read_without_transformers() -> None:
+def test_a_question_to_photos_imports_neither_transformers_nor_a_compiler() -> None:
     script = (
         "import sys, graftlm; system = graftlm.load('fromage-smollm2'); "
         "assert system.embed_queries([graftlm.Sentence.of('a dog')]).shape == (1, 256); "
-        "assert type(system.lm.base.model).__module__ != 'graftlm.lm.llama' or 'transformers' not in sys.modules"
+        "quick = type(system.lm.base).__name__ == 'LlamaLM'; "  # transformers' own where a CPU has no bfloat16
+        "assert not quick or not {'transformers', 'torch._dynamo', 'sympy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

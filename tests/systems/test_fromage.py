@@ -187,6 +187,27 @@ def test_the_factor_of_the_released_code_and_its_absolute_value(trained: FROMAGe
     assert len(absolute[0].media()) == 1
 
 
+def test_a_picture_is_shown_where_it_is_likelier_than_words_and_otherwise_only_if_drawn_or_asked_for_as_in_the_paper(
+    trained: FROMAGe, gallery: MemoryGallery
+) -> None:
+    prompt = [Sentence.of("zzz")]
+    inputs = trained.inputs(prompt)
+    logits = trained.lm(inputs).logits[0, int(inputs.mask.sum()) - 1].detach().float()
+    words = logits[: trained.lm.base.vocab_size]
+    bias = float(words.max() - logits[-1]) + 0.01  # a little above the best word, far below all together
+    assert float(words.logsumexp(0) - words.max()) > 0.02
+
+    def shown(pictures: Pictures, how: Decoding = SHORT) -> int:
+        return len(trained.respond(prompt, how, gallery=gallery, pictures=pictures)[0].media())
+
+    first = replace(SHORT, max_tokens=1)
+    assert shown(Pictures(bias=bias), first) == 0
+    assert shown(Pictures(bias=bias, outright=False), first) == 1
+    assert shown(Pictures(bias=float(words.logsumexp(0) - logits[-1]) + 0.01), first) == 1
+    drawn = [shown(Pictures(bias=bias), replace(first, temperature=1.0, seed=seed)) for seed in range(60)]
+    assert 0 < sum(drawn) < 60
+
+
 def test_a_shown_picture_is_seen_in_later_turns_unless_it_is_not_fed_back(
     trained: FROMAGe, gallery: MemoryGallery
 ) -> None:

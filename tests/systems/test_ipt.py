@@ -249,3 +249,16 @@ def test_the_connector_writes_prompts_from_pictures_as_from_words(name: Any) -> 
     assert connector(seen).shape == (2, 5, 24)
     assert bool(connector.used(seen).all())
     assert not torch.allclose(connector(seen)[0], connector(seen)[1])
+
+
+def test_a_stage_goes_on_with_the_rows_of_the_one_before_and_gives_new_words_theirs(tmp_path: Path) -> None:
+    source = knowledge(tmp_path)
+    first = build(strategy="pretrained", pretrained=str(source))
+    fit(first, steps=3)
+    grafts.save(first, tmp_path / "first")
+    second = build(strategy="pretrained", pretrained=str(source))
+    grafts.copy_from(tmp_path / "first", second)
+    second.learn([*tasks(), *tasks(("hail!",))])
+    known = second.table(first.table.ids)
+    assert torch.equal(known, first.table(first.table.ids))  # and not those of `pretrained`
+    assert len(second.table.ids) > len(first.table.ids)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from graftlm import grafts
 from graftlm.config import Recipe
@@ -22,6 +23,7 @@ from graftlm.data.sentence import Sentence
 from graftlm.errors import CheckpointError, ConfigError, FrozenError, GraftError, UsageError
 from graftlm.storage import sha256, step_folder, step_folders
 from graftlm.train.log import read_metrics
+from graftlm.train.progress import TrainResult
 from graftlm.train.setup import Run, prepare
 from graftlm.train.source import Source
 from graftlm.train.trainer import Trainer, train
@@ -345,6 +347,27 @@ def test_patience_ends_a_run_and_the_best_weights_are_exported(make_recipe: Reci
     assert names == [f"step_{result.best['step']:06d}", f"step_{result.steps:06d}"]
     best = (tmp_path / "checkpoints" / names[0] / "trainable.safetensors").read_bytes()
     assert (tmp_path / "graft" / "graft.safetensors").read_bytes() == best
+
+
+def test_the_last_weights_are_exported_where_the_recipe_says_so(
+    make_recipe: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(metric: str) -> TrainResult:
+        values = iter([1.0, 2.0])
+        monkeypatch.setattr(Validation, "value", lambda *_: next(values))
+        tables = {"train": {"max_steps": 8, "eval_every": 4}, "evaluate": {"best_metric": metric}}
+        return train(make_recipe(**tables), run_folder=tmp_path / metric, quiet=True)
+
+    best, last = run("loss"), run("last")
+    assert (best.best["step"], last.best["step"]) == (4, 8)
+    found = load_file(tmp_path / "last" / "checkpoints" / "step_000008" / "trainable.safetensors")
+    own = grafts.load(last.graft).trainable_state()
+    assert all(torch.allclose(own[name], found[name], rtol=1e-3, atol=1e-3) for name in own)
+
+
+def test_patience_cannot_wait_for_the_last_weights(make_recipe: RecipeMaker) -> None:
+    with pytest.raises(ConfigError, match="patience: expected 0 where best_metric is 'last'"):
+        make_recipe(evaluate={"best_metric": "last", "patience": 2})
 
 
 def test_a_loss_that_is_no_longer_finite_is_told_with_what_to_do(make_recipe: RecipeMaker, tmp_path: Path) -> None:

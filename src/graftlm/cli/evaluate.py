@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graftlm.encoders.base import Encoder
     from graftlm.evaluate.report import Report
     from graftlm.evaluate.task import Options, Pooling, Progress, Task
+    from graftlm.lm.decode import Decoding
     from graftlm.systems.base import System
 
 
@@ -33,6 +34,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many samples, from the first on.")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the shuffled control.")] = 0,
     beam: Annotated[int, typer.Option(min=1, max=64, help="Beams; 1 is greedy and quickest.")] = 3,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Power of the length a beam's score is divided by; below 1 shorter, 0 without.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences answered at once.")] = 16,
     controls: Annotated[str | None, typer.Option(help="As blind,shuffled,text-only; 'none' for none.")] = None,
     beside: Annotated[
@@ -65,7 +69,8 @@ def evaluate(
     target = _target(graft, task, report)
     wanted = None if controls is None else tuple(name for name in controls.split(",") if name and name != "none")
     check_controls(wanted or ())
-    options = Options(seed, beam, limit, batch_size, controls=wanted, graft=_name(graft), settings=settings)
+    decoding = _penalised(asked, beam, length_penalty)
+    options = Options(seed, beam, limit, batch_size, decoding, wanted, graft=_name(graft), settings=settings)
     found = _samples(data, split, None if asked.makes_samples else limit, template) if data else ()
     samples = asked.choose(found, options)
     options = _with_support(options, asked, data)
@@ -74,13 +79,23 @@ def evaluate(
     others = {_name(other): _system(other, samples) for other in beside or ()}
     with _bar() as progress:
         result = run(system, task, samples, options, beside=others, progress=progress)
-    pages = _save(result, samples, graft, target)
+    pages = _save(result, samples, graft, target, system)
     if as_json:
         typer.echo(json.dumps(result.summary()))
     else:
         _print(result)
     for page in pages:
         typer.echo(f"report: {page}", err=True)
+
+
+def _penalised(task: Task, beam: int, length_penalty: float | None) -> Decoding | None:
+    """The task's own search with another length penalty. Raises: UsageError where there are no beams to compare."""
+    if length_penalty is None:
+        return None
+    decoding = task.decoding(beam)
+    if decoding.num_beams == 1:
+        raise UsageError("--length-penalty: expected a search with beams, which are compared by it; set --beam 3")
+    return replace(decoding, length_penalty=length_penalty)
 
 
 def _settings(changes: Sequence[str]) -> dict[str, str]:
@@ -191,12 +206,21 @@ def _bar() -> Iterator[Progress]:
         yield move
 
 
-def _save(found: Report, samples: Sequence[Sample], graft: str, target: Path | None) -> list[Path]:
-    """Writes the report where there is a place for it, with the curve of the run that was evaluated."""
+def _save(found: Report, samples: Sequence[Sample], graft: str, target: Path | None, system: System) -> list[Path]:
+    """Writes the report where there is a place for it.
+
+    Its page shows the curve of the run that was evaluated, and what a few answers read where the system tells that:
+    one more pass for each of them.
+    """
+    from graftlm.evaluate.page import SHOWN
+    from graftlm.evaluate.reading import read_again
     from graftlm.train.log import read_metrics
 
+    if target is None:
+        return []
     log = _log_of(graft)
-    return [found.save(target, samples, training=read_metrics(log) if log else ())] if target else []
+    readings = read_again(system, found.drawn(SHOWN))
+    return [found.save(target, samples, training=read_metrics(log) if log else (), readings=readings)]
 
 
 def _log_of(graft: str) -> Path | None:

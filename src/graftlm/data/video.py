@@ -7,12 +7,13 @@ APNG), and still ones as films of one frame, are read by Pillow; films (MP4, Web
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -24,7 +25,11 @@ from graftlm.data.rows import frame_files
 from graftlm.data.sentence import Media
 from graftlm.errors import BadSampleError, MissingExtraError
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 _MILLISECONDS = 1000.0
+_BLACK_PX = 224
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, ArithmeticError)
 _BOMB = (DecompressionBombError, DecompressionBombWarning)
 
@@ -79,6 +84,28 @@ def load_frames(source: Media, sampling: Sampling | None = None, *, where: str =
     except _DAMAGE as error:
         message = f"{at}{name} cannot be decoded as a film ({error}); copy or convert it"
         raise BadSampleError("unreadable-video", message) from None
+
+
+def black_film(like: Media) -> npt.NDArray[np.uint8]:
+    """A black film for the blind control, of as many frames as `Sampling` looks at in `like`.
+
+    A folder and pixels are asked how many they have; a file is not read for it and counts as long enough. Films of one
+    length are one object.
+    Shapes: (F, 224, 224, 3)
+    """
+    count = Sampling().frames
+    if isinstance(like, np.ndarray):
+        count = len(like)
+    elif isinstance(like, PILImage):
+        count = 1
+    elif isinstance(like, str | Path) and os.path.isdir(like):
+        count = len(frame_files(Path(like)))
+    return _black_frames(min(count, Sampling().frames))
+
+
+@functools.cache
+def _black_frames(count: int) -> npt.NDArray[np.uint8]:
+    return np.zeros((count, _BLACK_PX, _BLACK_PX, 3), dtype=np.uint8)
 
 
 def _of_folder(folder: Path, sampling: Sampling, at: str) -> list[PILImage]:

@@ -1,16 +1,17 @@
-"""Controls: the same questions with the picture made useless. A score they reach is not sight."""
+"""Controls: the same questions with picture or film made useless. A score they reach is not sight."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from graftlm.data.labelled import chosen, refilled, relabelled
 from graftlm.data.media import black_image
 from graftlm.data.sample import Sample
-from graftlm.data.sentence import Image, Media, Part, Sentence, Text
+from graftlm.data.sentence import Image, Media, Part, Sentence, Text, Video
+from graftlm.data.video import black_film
 from graftlm.errors import DataError, UsageError, unknown
 from graftlm.evaluate.answers import part_key
 
@@ -18,36 +19,41 @@ K = TypeVar("K")
 LEAD_IN = "A photo of"
 """What a sentence of nothing but a picture is asked with when its picture is taken away."""
 
+Seen: TypeAlias = Image | Video
+_WORDS: dict[type[Part], str] = {Image: "pictures", Video: "films"}
+
 
 def blind(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """Every shown picture black."""
+    """Every shown picture black, every film black frames."""
     black = black_image()
-    return _change(samples, lambda part: Image(black, role=part.role))
+    return _change(samples, lambda part: black if isinstance(part, Image) else black_film(part.source))
 
 
 def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """Every shown picture replaced by that of another sample; no picture keeps its place.
+    """Every shown picture replaced by that of another sample, every film by another one's; none keeps its place.
 
-    Raises: DataError when all samples show one picture.
+    Raises: DataError when all samples show one picture, or one film.
     """
-    sources: dict[Hashable, Media] = {}
+    sources: dict[type[Part], dict[Hashable, Media]] = {}
     for sample in samples:
         for part in sample.sentence.prompt():
-            if isinstance(part, Image):
-                sources.setdefault(part_key(part), part.source)
-    if len(sources) < 2:
-        raise DataError(f"shuffled control: expected 2 different pictures or more, found {len(sources)}")
-    keys = list(sources)
-    other = dict(zip(keys, deranged(keys, seed), strict=True))
-    return _change(samples, lambda part: Image(sources[other[part_key(part)]], role=part.role))
+            if isinstance(part, Seen):
+                sources.setdefault(type(part), {}).setdefault(part_key(part), part.source)
+    others: dict[tuple[type[Part], Hashable], Media] = {}
+    for kind, found in (sources or {Image: {}}).items():
+        if len(found) < 2:
+            raise DataError(f"shuffled control: expected 2 different {_WORDS[kind]} or more, found {len(found)}")
+        keys = list(found)
+        others |= {(kind, key): found[other] for key, other in zip(keys, deranged(keys, seed), strict=True)}
+    return _change(samples, lambda part: others[type(part), part_key(part)])
 
 
 def text_only(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """No picture at all; a sentence without other words is asked with `LEAD_IN`."""
+    """No picture and no film at all; a sentence without other words is asked with `LEAD_IN`."""
     changed = []
     for sample in samples:
         prompt = sample.sentence.prompt().parts
-        kept: tuple[Part, ...] = tuple(part for part in prompt if not isinstance(part, Image))
+        kept: tuple[Part, ...] = tuple(part for part in prompt if not isinstance(part, Seen))
         kept = kept if any(isinstance(part, Text) and part.content.strip() for part in kept) else (Text(LEAD_IN),)
         changed.append(replace(sample, sentence=Sentence(kept + sample.sentence.parts[len(prompt) :])))
     return changed
@@ -88,13 +94,15 @@ def check_controls(names: Sequence[str]) -> None:
 
 
 def shows_pictures(samples: Sequence[Sample]) -> bool:
-    """Whether any prompt holds a picture; without one there is nothing to control."""
-    return any(isinstance(part, Image) for sample in samples for part in sample.sentence.prompt())
+    """Whether any prompt holds a picture or a film; without one there is nothing to control."""
+    return any(isinstance(part, Seen) for sample in samples for part in sample.sentence.prompt())
 
 
-def _change(samples: Sequence[Sample], change: Callable[[Image], Image]) -> list[Sample]:
+def _change(samples: Sequence[Sample], source: Callable[[Seen], Media]) -> list[Sample]:
+    """The samples with other sources for the pictures and films of their prompts."""
+
     def part_of_prompt(part: Part) -> Part:
-        return change(part) if isinstance(part, Image) else part
+        return replace(part, source=source(part)) if isinstance(part, Seen) else part
 
     changed = []
     for sample in samples:

@@ -33,7 +33,7 @@ class Series:
 
 def curve(rows: Sequence[Mapping[str, Any]]) -> str:
     """SVG of the losses in rows of metrics.jsonl; empty where there are fewer than two points of a line."""
-    found = [(label, _points(rows, event, key)) for event, key, label in _LINES]
+    found = [(label, points_of(rows, event, key)) for event, key, label in _LINES]
     lines = [Series(number, label, points, {}) for number, (label, points) in enumerate(found) if len(points) > 1]
     if not lines:
         return ""
@@ -72,7 +72,8 @@ def at_shots(name: str, metrics: Mapping[str, float]) -> Points:
     return sorted((float(match[1]), value) for match, value in found if match)
 
 
-def _points(rows: Sequence[Mapping[str, Any]], event: str, key: str) -> Points:
+def points_of(rows: Sequence[Mapping[str, Any]], event: str, key: str) -> Points:
+    """Step and value of every row of an event that has it, thinned where there are very many; the last is kept."""
     found = [
         (float(row["step"]), float(row[key]))
         for row in rows

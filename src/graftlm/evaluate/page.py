@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +13,10 @@ from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image, Media
 from graftlm.errors import BadSampleError
 from graftlm.evaluate.curve import at_shots, curve, shots_curve
+from graftlm.evaluate.inline import jpeg_data
+from graftlm.evaluate.layers import layer_pictures
+from graftlm.evaluate.reading import AnswerReading
+from graftlm.evaluate.reading_picture import reading_section
 
 if TYPE_CHECKING:
     from graftlm.evaluate.metrics.bootstrap import Interval
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PHOTO_PX, FOUND_PX = 224, 96
 SHOWN = 12
 _REFERENCES = 5
+_LAYERS_HINT = "figures that the system logs by layer, over training"
 _TEMPLATE = Path(__file__).with_name("page.html")
 _UNITS = {
     "distinct": "different answers",
@@ -37,12 +39,19 @@ _CONTROL_WORDS = {
 }
 
 
-def page(report: Report, samples: Sequence[Sample], *, training: Sequence[Mapping[str, Any]] = ()) -> str:
+def page(
+    report: Report,
+    samples: Sequence[Sample],
+    *,
+    training: Sequence[Mapping[str, Any]] = (),
+    readings: Sequence[AnswerReading] = (),
+) -> str:
     """The page's HTML; nothing in it is loaded from anywhere.
 
     Args:
         samples: those evaluated, found by key
         training: rows of a run's metrics.jsonl; without them there is no curve
+        readings: what some answers read
     """
     by_key = {sample.key: sample for sample in samples}
     over_shots = shots_curve(report.headline, report.metrics, report.intervals, report.controls, report.baselines)
@@ -54,7 +63,14 @@ def page(report: Report, samples: Sequence[Sample], *, training: Sequence[Mappin
         tiles="".join(_tile(report, name) for name in _tile_names(report)),
         table=_table(report),
         notes="".join(f"<p class='note'>{escape(note)}</p>" for note in report.notes),
-        curve=_drawn("Shots", over_shots) + _drawn("Training", curve(training)),
+        curve="".join(
+            (
+                _drawn("Shots", over_shots),
+                _drawn("Training", curve(training)),
+                _drawn(f"Layers <small>{_LAYERS_HINT}</small>", layer_pictures(training)),
+                reading_section(readings),
+            )
+        ),
         samples="".join(_group(title, hint, rows, report, by_key) for title, hint, rows in pick(report)),
         versions=escape(", ".join(f"{name} {version}" for name, version in report.versions.items())),
         config_hash=escape(report.config_hash),
@@ -67,14 +83,13 @@ def _drawn(title: str, drawing: str) -> str:
 
 def pick(report: Report) -> list[tuple[str, str, list[Row]]]:
     """Title, hint and rows of what is shown: the best, the worst, and some drawn by the report's seed."""
-    rows = sorted(report.rows, key=lambda row: (row.scores.get(report.headline, 0.0), row.key), reverse=True)
+    rows = report.best_first()
     by = f"by {report.headline} of the sample"
     shown = "; the photo sought, then the first found, the right one framed" if any(row.found for row in rows) else ""
     if len(rows) <= SHOWN:
         return [("All samples", by + shown, rows)] if rows else []
-    random_rows = random.Random(report.seed).sample(rows, SHOWN)
     return [
-        ("Drawn at random", f"read these first: nobody chose them{shown}", random_rows),
+        ("Drawn at random", f"read these first: nobody chose them{shown}", report.drawn(SHOWN)),
         ("Best", by, rows[:SHOWN]),
         ("Worst", by, rows[: -SHOWN - 1 : -1]),
     ]
@@ -197,7 +212,4 @@ def _picture(source: Media, key: str, size: int) -> str:
     except BadSampleError as error:
         return f"<p class='note'>{escape(str(error))}</p>"
     picture.thumbnail((size, size))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"<img alt='{escape(key)}' loading='lazy' src='data:image/jpeg;base64,{data}'>"
+    return f"<img alt='{escape(key)}' loading='lazy' src='{jpeg_data(picture)}'>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from graftlm.data.sample import Sample
 from graftlm.evaluate.metrics.bootstrap import Interval
+from graftlm.evaluate.reading import AnswerReading
 from graftlm.evaluate.task import Row
 
 _DIGITS = 4
@@ -74,19 +76,35 @@ class Report:
             "rows": [_row(row) for row in self.rows],
         }
 
-    def save(self, path: Path, samples: Sequence[Sample], *, training: Sequence[Mapping[str, Any]] = ()) -> Path:
+    def best_first(self) -> list[Row]:
+        """The rows by their headline metric, the best first."""
+        return sorted(self.rows, key=lambda row: (row.scores.get(self.headline, 0.0), row.key), reverse=True)
+
+    def drawn(self, count: int) -> list[Row]:
+        """Rows drawn by the seed, at most `count`: nobody chose them."""
+        return random.Random(self.seed).sample(self.best_first(), min(count, len(self.rows)))
+
+    def save(
+        self,
+        path: Path,
+        samples: Sequence[Sample],
+        *,
+        training: Sequence[Mapping[str, Any]] = (),
+        readings: Sequence[AnswerReading] = (),
+    ) -> Path:
         """Writes `path` (.json) with its rows and the page beside it (.html), and returns the page's path.
 
         Args:
             path: a file name; another ending than .json is replaced
             samples: those evaluated, for their pictures
             training: rows of a run's metrics.jsonl, for the curve
+            readings: what some answers read, for their pictures
         """
         from graftlm.evaluate.page import page
 
         _write(path.with_suffix(".json"), json.dumps(self.to_json(), indent=1) + "\n")
         target = path.with_suffix(".html")
-        _write(target, page(self, samples, training=training))
+        _write(target, page(self, samples, training=training, readings=readings))
         return target
 
 

@@ -85,7 +85,7 @@ def _controls(
     wanted = task.controls if options.controls is None else options.controls
     known = task.own_controls or CONTROLS
     if wanted and not task.own_controls and not shows_pictures(samples):
-        return {}, ["no controls: the prompts show no picture"]
+        return {}, ["no controls: the prompts show no picture or film"]
     found: dict[str, Mapping[str, float]] = {}
     notes: list[str] = []
     for name in wanted:

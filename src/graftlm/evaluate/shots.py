@@ -89,7 +89,8 @@ def rows(samples: Sequence[Sample], answers: Answers, scored: Mapping[Place, Sco
         scores = {name: float(values[made.number]) for name, values in scored[place][1].items()}
         key = f"{sample.key}@{made.shots}{f'/{made.trial}' if several else ''}"
         prompt = sample.sentence.prompt().text()
-        found.append(Row(key, answers[place][made.number], sample.references, scores, prompt, sample=sample.key))
+        answer, asked = answers[place][made.number], sample.sentence
+        found.append(Row(key, answer, sample.references, scores, prompt, sample=sample.key, asked=asked))
     return tuple(found)
 
 

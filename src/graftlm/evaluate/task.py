@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 from torch import Tensor
 
 from graftlm.data.sample import Sample
-from graftlm.data.sentence import MediaPart
+from graftlm.data.sentence import MediaPart, Sentence
 from graftlm.errors import DataError, UsageError, unknown
 from graftlm.evaluate.metrics.bootstrap import Interval
 from graftlm.lm.decode import Decoding
@@ -84,6 +84,7 @@ class Row:
         prompt: the words before the answer
         found: keys of the samples whose pictures were found, best first
         sample: key of the sample that a row of another key belongs to
+        asked: the sentence that was answered, where one was; a report does not keep it
     """
 
     key: str
@@ -93,6 +94,7 @@ class Row:
     prompt: str = ""
     found: tuple[str, ...] = ()
     sample: str = ""
+    asked: Sentence = field(default_factory=Sentence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,30 @@ def tensors_of(source: str | Path) -> dict[str, Tensor]:
     return _checked_tensors(folder, read_description(folder))
 
 
+def copy_from(source: str | Path, system: System) -> None:
+    """Gives a system the trained weights of a graft of the same system and shapes, where a next stage begins.
+
+    Raises: CheckpointError when it is broken, of another system or shape, or belongs to other frozen parts.
+    """
+    folder = _finished(source)
+    description = read_description(folder)
+    if description["system"] != system.name:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: expected a graft of '{system.name}', found one of '{description['system']}'; "
+            "a stage goes on with its own system"
+        )
+    _check_parts(system, description["frozen_parts"], folder / DESCRIPTION)
+    tensors = _checked_tensors(folder, description)
+    system.make_room(tensors)
+    copy_into(system.trainable_state(), tensors, str(folder / TENSORS))
+    system.begun = True
+
+
+def training_of(source: str | Path) -> dict[str, Any]:
+    """What a graft's own training was. Raises: CheckpointError."""
+    return dict(read_description(_finished(source)).get("training") or {})
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """graft.json, its keys and their types checked. Raises: CheckpointError."""
     path = folder / DESCRIPTION
@@ -143,6 +167,13 @@ def _inside(path: Path) -> Path:
     raise CheckpointError(
         f"{path}: expected {DESCRIPTION} or a run's checkpoints, found neither; give a graft's folder"
     )
+
+
+def _finished(source: str | Path) -> Path:
+    folder = locate(source)
+    if not (folder / DESCRIPTION).is_file():
+        raise CheckpointError(f"{folder}: expected a graft, found a run that has exported none; finish it first")
+    return folder
 
 
 def _fetch(name: str) -> Path:
@@ -258,4 +289,14 @@ def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
     replace_file(folder / DESCRIPTION, (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
 
 
-__all__ = ["BackboneError", "load", "locate", "read_description", "ready_made", "save"]
+__all__ = [
+    "BackboneError",
+    "copy_from",
+    "load",
+    "locate",
+    "read_description",
+    "ready_made",
+    "save",
+    "tensors_of",
+    "training_of",
+]

@@ -57,6 +57,11 @@ class _Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._limit = numbers
         self._asked = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is compiled here, and torch would import its compiler, for more than a second, to skip it."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -47,6 +47,12 @@ def _public_name(part: str) -> str:
     return Path(part).name if part.startswith((".", "/", "~")) else part
 
 
+def _stages(training: Mapping[str, Any]) -> list[str]:
+    """What each stage of a training took, the last one first."""
+    own = f"{training.get('steps', 0)} steps ({training.get('seconds', 0) / 60:.1f} minutes)"
+    return [own, *(_stages(training["start"]) if training.get("start") else [])]
+
+
 def _body(description: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     training = description["training"]
     lines = [
@@ -59,7 +65,7 @@ def _body(description: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     for role, part in description["frozen_parts"].items():
         lines.append(f"| {role} | {parts[role]} | `{part['fingerprint'][:16]}` |")
     if training.get("steps"):
-        lines += ["", f"Trained for {training['steps']} steps ({training.get('seconds', 0) / 60:.1f} minutes)."]
+        lines += ["", f"Trained for {', after '.join(_stages(training))}."]
     if training.get("loss") is not None:
         blind = training.get("blind_loss")
         beside = f", {blind:.3f} with black pictures" if blind is not None else ""

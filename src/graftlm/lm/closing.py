@@ -20,6 +20,9 @@ from graftlm.lm.base import LMInputs
 from graftlm.lm.extended import ExtendedLM
 from graftlm.losses import IGNORED, causal_lm, shifted_targets, split_causal_lm, target_positions
 
+FEW_SCORED = 1 / 16
+"""Part of the rows that is enough where their targets train the output vectors of the closing tokens alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layers:

@@ -218,7 +218,9 @@ class LlamaModel(nn.Module):
             num_key_value_heads=config["num_key_value_heads"],
             attention_dropout=config.get("attention_dropout", 0.0),
         )
-        self.embed_tokens = nn.Embedding(config["vocab_size"], config["hidden_size"])
+        shape = config["vocab_size"], config["hidden_size"]
+        # Without first values: drawing them on the meta device would import a compiler, for more than a second.
+        self.embed_tokens = nn.Embedding(*shape, _weight=torch.empty(shape))
         self.layers = nn.ModuleList([LlamaDecoderLayer(config) for _ in range(config["num_hidden_layers"])])
         self.norm = LlamaRMSNorm(config)
         self.rotary_emb = LlamaRotaryEmbedding(_head_dim(config), config["rope_parameters"]["rope_theta"])

@@ -28,6 +28,8 @@ class Pictures:
 
     Attributes:
         bias: added to the logit of [RET]; above 0 pictures come more readily
+        outright: where nothing is drawn, [RET] has to be likelier than all words together; False = than each of them,
+            as in the paper, which shows more pictures the less certain the first word is
         factor: the logit is multiplied with it, as in the paper: above 1 a negative logit grows less likely
         compat: as in GILL's released code, a `factor` above 1 multiplies the absolute value of the logit
         threshold: a picture below this score, from -1 to 1, is not shown
@@ -38,6 +40,7 @@ class Pictures:
     """
 
     bias: float = 0.0
+    outright: bool = True
     factor: float = 1.0
     compat: bool = False
     threshold: float = -1.0
@@ -55,7 +58,8 @@ class Pictures:
         if not self.most:
             return forbid(decoding, ids)
         changed = forbid(decoding, ids[1:])
-        biased = TokenBias(ids[0], self.bias, self.factor, self.compat and self.factor > 1)
+        outright = self.outright and decoding.temperature == 0
+        biased = TokenBias(ids[0], self.bias, self.factor, self.compat and self.factor > 1, outright)
         return replace(changed, biases=(*changed.biases, biased), end_ids=(*changed.end_ids, ids[0]))
 
 

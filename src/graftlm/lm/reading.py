@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftlm.data.tokenize import TokenBatch
+from graftlm.data.tokenize import IGNORED, TokenBatch
 from graftlm.lm.base import LanguageModel, LMInputs
 from graftlm.lm.compose import gather_items
 
@@ -20,17 +20,23 @@ class Reading:
     Shapes:
         words: L texts, empty for a special token; layers: the decoder layers that have a block before them
         items: (layers, L, n), sums to 1 over the items, or to 0 where a word may read nothing
-        places: (layers, L, n, S), the same by position of the item: a 7 x 7 grid's cells row by row
+        places: (layers, L, n, S), the same by position of the item: a 7 x 7 grid's cells row by row, and of a film
+            one frame after the other, each `frame_positions` long
+        targets: (L,) bool, which of the words the sentence asks for
     """
 
     words: tuple[str, ...]
     layers: tuple[int, ...]
     items: Tensor
     places: Tensor
+    targets: Tensor
+    frame_positions: int
 
 
 @torch.no_grad()
-def read_media(lm: LanguageModel, batch: TokenBatch, inputs: LMInputs, shares: Tensor) -> list[Reading]:
+def read_media(
+    lm: LanguageModel, batch: TokenBatch, inputs: LMInputs, shares: Tensor, frame_positions: int
+) -> list[Reading]:
     """The reading of every row.
 
     Shapes:
@@ -55,5 +61,6 @@ def read_media(lm: LanguageModel, batch: TokenBatch, inputs: LMInputs, shares: T
         length = int(batch.mask[row].sum())
         words = tuple(lm.tokenizer.decode([token]) for token in batch.ids[row, :length].tolist())
         own, cells = by_vector[row, :, :length, :count].sum(dim=-1), places[row, :, :length, :count]
-        found.append(Reading(words, layers, own.cpu(), cells.cpu()))
+        targets = (batch.labels[row, :length] != IGNORED).cpu()
+        found.append(Reading(words, layers, own.cpu(), cells.cpu(), targets, frame_positions))
     return found

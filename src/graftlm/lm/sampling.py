@@ -54,12 +54,14 @@ class TokenBias:
         bias: added; -inf forbids the id
         factor: multiplied with, which makes an id with a negative logit less likely (FROMAGe's released code)
         absolute: of the absolute value (GILL's released code)
+        outright: lowered besides, so that the id comes first only where it is likelier than all others together
     """
 
     token: int
     bias: float = 0.0
     factor: float = 1.0
     absolute: bool = False
+    outright: bool = False
 
 
 def bias_tokens(scores: Tensor, changes: Sequence[TokenBias]) -> Tensor:
@@ -68,8 +70,15 @@ def bias_tokens(scores: Tensor, changes: Sequence[TokenBias]) -> Tensor:
     for change in changes:
         own = scores[:, change.token]
         own = own.abs() if change.absolute else own
-        scores[:, change.token] = own * change.factor + change.bias
+        lead = _lead(scores, change.token) if change.outright else 0.0
+        scores[:, change.token] = own * change.factor + change.bias - lead
     return scores
+
+
+def _lead(scores: Tensor, token: int) -> Tensor:
+    """How much more all other ids have together than the best of them, in logits: (R, V) to (R,), 0 or more."""
+    others = forbid_id(scores, token)
+    return others.logsumexp(dim=-1) - others.amax(dim=-1)
 
 
 def forbid_id(scores: Tensor, token_id: int) -> Tensor:

@@ -5,6 +5,7 @@ The frozen matrices are never resized and no gradient is masked: a new token has
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -48,10 +49,11 @@ class ExtraTokens(nn.Module):
         super().__init__()
         self.input_scale = input_scale
         self.norm: NormPolicy = norm
-        self.input_norm = _mean_norm(inputs)
-        self.output_norm = self.input_norm if outputs is None else _mean_norm(outputs)
-        self.input_vectors = _begin(inputs, count)
-        self.output_vectors = None if outputs is None else _begin(outputs, count)
+        read = _Rows.of(inputs)
+        written = read if outputs is None or outputs is inputs else _Rows.of(outputs)
+        self.input_norm, self.output_norm = read.norm, written.norm
+        self.input_vectors = read.begin(count)
+        self.output_vectors = None if outputs is None else written.begin(count)
         self.even = Standardise(inputs.shape[1]) if standardised else None
         self.levels = nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(count * standardised)])
         self.renormalise()
@@ -90,13 +92,28 @@ class ExtraTokens(nn.Module):
             vector.mul_(self.output_norm / vector.norm().clamp(min=1e-12))
 
 
-def _mean_norm(rows: Tensor) -> float:
-    return float(torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float32).mean())
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is asked of frozen rows, which are looked through once: they are the largest matrix of most models.
 
+    Attributes:
+        mean: their mean (D,); norm: their mean norm; spread: root of the mean square of their numbers
+    """
 
-@torch.no_grad()
-def _begin(rows: Tensor, count: int) -> nn.ParameterList:
-    mean = rows.detach().mean(dim=0, dtype=torch.float32)  # (D,)
-    spread = float(torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float32).square().mean()) / len(mean)
-    noise = torch.randn(count, len(mean)).to(mean) * spread**0.5 * _NOISE
-    return nn.ParameterList([nn.Parameter((mean + own).clone()) for own in noise])
+    mean: Tensor
+    norm: float
+    spread: float
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, rows: Tensor) -> _Rows:
+        """Those of rows (V, D)."""
+        norms = torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float32)
+        mean = rows.detach().mean(dim=0, dtype=torch.float32)
+        return cls(mean, float(norms.mean()), (float(norms.square().mean()) / rows.shape[1]) ** 0.5)
+
+    @torch.no_grad()
+    def begin(self, count: int) -> nn.ParameterList:
+        """First vectors: the mean and a little noise."""
+        noise = torch.randn(count, len(self.mean)).to(self.mean) * self.spread * _NOISE
+        return nn.ParameterList([nn.Parameter((self.mean + own).clone()) for own in noise])

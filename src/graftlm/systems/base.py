@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import inspect
 import pkgutil
@@ -24,6 +25,7 @@ from graftlm.lm.base import LanguageModel, LMInputs
 from graftlm.lm.cloze import cloze_logits, target_loss
 from graftlm.lm.decode import Decoding, decode
 from graftlm.lm.opening import Opening
+from graftlm.lm.reading import Reading
 from graftlm.lm.readout import HeadName, LossName, PooledHead, asked, pooled_head, pooled_loss, verbaliser_loss
 from graftlm.lm.scoring import score_candidates
 from graftlm.lm.verbalise import Pooling, Verbaliser
@@ -91,6 +93,27 @@ class Likelihood(Protocol):
         """As `System.log_likelihoods`."""
 
 
+@runtime_checkable
+class Opener(Protocol):
+    """All that an evaluation of prompts that begin alike sees of a system."""
+
+    def opening(self, sentence: Sentence) -> Opening:
+        """As `System.opening`."""
+
+    def respond_after(
+        self, opening: Opening, sentences: Sequence[Sentence], decoding: Decoding | None = None
+    ) -> list[Sentence]:
+        """As `System.respond_after`."""
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """All that a report sees of a system that tells which media its words read."""
+
+    def reading(self, sentences: Sequence[Sentence]) -> list[Reading]:
+        """One reading per sentence. Raises: DataError for a sentence without media."""
+
+
 class PartsConfig(BaseModel):
     """What every config is: closed and unchanging. A field `encoder` or `<kind>_encoder` names an encoder."""
 
@@ -145,6 +168,10 @@ class System(nn.Module, ABC):
     """A published system: one file that wires parts.
 
     `trainable_state` is everything that is saved; all else is frozen and known by fingerprint.
+
+    Attributes:
+        held: names of saved parameters that a stage of training leaves as they are; see `train_only`
+        begun: whether this stage begins with the weights of an earlier one, in place of what a paper begins with
     """
 
     name: ClassVar[str]
@@ -154,6 +181,8 @@ class System(nn.Module, ABC):
     def __init__(self, config: PartsConfig, parts: Parts) -> None:
         super().__init__()
         self.config = config
+        self.held: frozenset[str] = frozenset()
+        self.begun = False
         if parts.language_model is not None:
             self.lm = parts.language_model.requires_grad_(False)
         self.encoders = nn.ModuleDict(dict(parts.encoders)).requires_grad_(False)
@@ -337,13 +366,32 @@ class System(nn.Module, ABC):
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Everything a checkpoint holds: trained parameters by name."""
-        return {name: parameter.detach() for name, parameter in self.trainable()}
+        """Everything a graft holds: trained parameters by name, and those that are held."""
+        mine = ((name, one) for name, one in self.named_parameters() if one.requires_grad or name in self.held)
+        return {name: parameter.detach() for name, parameter in mine}
+
+    def train_only(self, patterns: Sequence[str]) -> None:
+        """Holds every trained parameter whose name fits none of the patterns (`*` stands for anything).
+
+        Raises: ConfigError for a pattern that no trained parameter fits.
+        """
+        names = [name for name, _ in self.trainable()]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                raise ConfigError(
+                    f"system.only: expected patterns of trained tensors, found '{pattern}', which none fits; "
+                    f"there are {', '.join(names[:4])} ..."
+                )
+        kept = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+        self.held = frozenset(names) - kept
+        for name in self.held:
+            self.get_parameter(name).requires_grad_(False)
 
     def parameter_counts(self) -> dict[str, int]:
         """Trained numbers: `stored`, all that the method keeps; `touched`, those that training can reach."""
-        count = sum(parameter.numel() for _, parameter in self.trainable())
-        return {"stored": count, "touched": count}
+        touched = sum(parameter.numel() for _, parameter in self.trainable())
+        held = sum(self.get_parameter(name).numel() for name in self.held)
+        return {"stored": touched + held, "touched": touched}
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every frozen part, by role ("lm", "encoders.image")."""

@@ -164,7 +164,8 @@ class Flamingo(System):
         if not batch.media:
             raise DataError("a reading: expected a sentence with a picture, found none; there is nothing to read")
         shares = self.connector.attention(self._perceive_all(batch.media))  # (N, K, S)
-        return read_media(self.lm, batch, self._read(batch, batch.seen), shares)
+        inputs = self._read(batch, batch.seen)
+        return read_media(self.lm, batch, inputs, shares, self.connector.positions_per_frame)
 
 
 def _layers(config: FlamingoConfig, offset: int, count: int) -> range:

@@ -37,7 +37,7 @@ from graftlm.data.tokenize import Layout, TokenBatch
 from graftlm.encoders.base import weights_fingerprint
 from graftlm.errors import ConfigError
 from graftlm.lm.base import LMInputs
-from graftlm.lm.closing import Layers, read_closing
+from graftlm.lm.closing import FEW_SCORED, Layers, read_closing
 from graftlm.lm.compose import compose_items
 from graftlm.lm.decode import Decoding
 from graftlm.lm.extended import ExtendedLM
@@ -64,7 +64,7 @@ class FROMAGeConfig(SystemConfig):
     ret_tokens: int = Field(1, ge=1, le=16, description="retrieval tokens; one is written, the others follow it")
     head_hidden: int = Field(0, ge=0, description="hidden layer of the picture head, which then reads the grid too")
     concat_probability: float = Field(0.5, ge=0, le=1, description="of joining captions in pairs (§3.2)")
-    caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch whose words are scored")
+    caption_fraction: float = Field(1.0, gt=0, le=1, description="part of a training batch that is captioned")
     compat: tuple[Compat, ...] = Field((), description="differences of the released code, by name")
 
 
@@ -139,7 +139,7 @@ class FROMAGe(System):
         if not pairs:
             return dict.fromkeys(("text", "text_to_image", "image_to_text"), self.log_scale * 0.0)
         compat = self.config.compat
-        scored = self.config.caption_fraction if self.training else 1.0
+        scored = FEW_SCORED if self.training and self.config.caption_fraction < 1 else 1.0
         text, loss = self._queries([query for query, _ in pairs], scored)
         pictures = self._pictures([image for _, image in pairs])
         keys = content_keys([image for _, image in pairs]).to(text.device)

@@ -124,7 +124,7 @@ class IPT(TextSystem):
 
     def learn(self, sentences: Sequence[Sentence]) -> None:
         """Takes what is pre-trained, and gives the words that prompts are written from rows. Raises: ConfigError."""
-        if self.config.pretrained:
+        if self.config.pretrained and not self.begun:
             tensors = trained_tensors(self.config.pretrained)
             begin_from(tensors, self.table, self.connector.network, self.config.pretrained)
         if self.config.strategy != "encoder":

@@ -66,7 +66,7 @@ class PPT(TextSystem):
 
     def learn(self, sentences: Sequence[Sentence]) -> None:
         """Takes the pre-trained prompt. Raises: ConfigError when it does not fit; CheckpointError."""
-        if not self.config.pretrained:
+        if self.begun or not self.config.pretrained:
             return
         vectors = trained_tensors(self.config.pretrained).get(_VECTORS)
         if vectors is None or vectors.shape != self.prompt.vectors.shape:

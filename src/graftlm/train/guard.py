@@ -54,7 +54,7 @@ class FrozenGuard:
 
 
 def frozen_digests(system: System) -> dict[str, str]:
-    """SHA-256 of type, shape and bytes of every tensor that a checkpoint does not hold, buffers included.
+    """SHA-256 of type, shape and bytes of every tensor that is not trained, buffers included.
 
     A trained tensor may have a second name (tied input and output vectors): what counts is the tensor.
     """

@@ -92,8 +92,13 @@ def prepare(
 
 
 def build_system(recipe: Recipe, load: Loading | None = None) -> System:
-    """The system with fresh trained parts, a function of `train.seed`; `load` finds the frozen ones."""
+    """The system with fresh trained parts, a function of `train.seed`, or with those of `system.start`.
+
+    `load` finds the frozen parts.
+    Raises: CheckpointError when that is the graft of another system; ConfigError for a pattern that fits nothing.
+    """
     from graftlm.backbones import load_parts
+    from graftlm.grafts import copy_from
 
     cls = system_class(recipe.system.name)
     config = cls.Config.model_validate(recipe.system.options())
@@ -101,7 +106,12 @@ def build_system(recipe: Recipe, load: Loading | None = None) -> System:
     random.seed(recipe.train.seed)
     np.random.seed(recipe.train.seed % 2**32)
     torch.manual_seed(recipe.train.seed)
-    return cls.build(config, parts)
+    system = cls.build(config, parts)
+    if recipe.system.start:
+        copy_from(recipe.system.start, system)
+    if recipe.system.only:
+        system.train_only(recipe.system.only)
+    return system
 
 
 def open_data(

@@ -44,7 +44,7 @@ from graftlm.train.optim import adamw, load_optimizer_tensors, optimizer_tensors
 from graftlm.train.processes import accelerator
 from graftlm.train.progress import Progress, TrainResult
 from graftlm.train.source import Source, blind
-from graftlm.train.validate import TOTAL, Validation, weighted_total
+from graftlm.train.validate import LAST, TOTAL, Validation, weighted_total
 
 ALARMS_FROM_PROGRESS = 0.1
 """Part of the run after which an alarm means something."""
@@ -220,14 +220,14 @@ class Trainer:
         if validation is None or state.validated == state.step:
             return False
         losses = validation.losses(blind_too=self._recipe.evaluate.blind)
-        value = validation.value(losses, self._recipe.evaluate.best_metric)
-        improved = math.isfinite(value) and (not state.best or value < state.best["value"])
+        metric = self._recipe.evaluate.best_metric
+        value = validation.value(losses, metric)
+        improved = math.isfinite(value) and (metric == LAST or not state.best or value < state.best["value"])
         if not math.isfinite(value) and self._is_main:
             self._bar.warn(
                 f"step {state.step}: the validation loss is {value}, which is never the best; lower train.lr"
             )
         if improved:
-            metric = self._recipe.evaluate.best_metric
             state.best = {"metric": metric, "value": value, "step": state.step, "losses": losses}
         state.last, state.validated = losses, state.step
         state.stale = 0 if improved else state.stale + 1
@@ -315,7 +315,7 @@ class Trainer:
 
     def _finish(self, guard: FrozenGuard) -> TrainResult:
         """Puts the best weights into the system and exports them."""
-        from graftlm.grafts import save
+        from graftlm.grafts import save, training_of
 
         state = self._state
         best = step_folder(self._folder / "checkpoints", state.best.get("step", state.step))
@@ -345,6 +345,10 @@ class Trainer:
             specs = (self._recipe.data.train, *self._recipe.data.also)
             summary["datasets"] = list(dict.fromkeys(Path(str(spec.get("path", "unnamed"))).name for spec in specs))
             summary["train"] = self._recipe.to_dict()["train"]
+            if self._recipe.system.only:
+                summary["only"] = self._recipe.system.only
+            if self._recipe.system.start:
+                summary["start"] = training_of(self._recipe.system.start)
             save(self._system, result.graft, training=summary, dtype=self._recipe.run.graft_dtype)
         self._accelerator.wait_for_everyone()
         return result

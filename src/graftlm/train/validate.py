@@ -19,6 +19,8 @@ from graftlm.train.source import blind, lengths_of
 TOTAL = "loss"
 BLIND = "blind"
 """The names of the weighted sum, and of that sum without pictures, among the losses."""
+LAST = "last"
+"""In place of a loss's name: whatever was validated last is the best."""
 
 
 def weighted_total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -66,9 +68,11 @@ class Validation:
         return found
 
     def value(self, losses: Mapping[str, float], metric: str) -> float:
-        """The loss of a name. Raises: ConfigError when there is none."""
+        """The loss of a name, their sum for `LAST`. Raises: ConfigError when there is none."""
+        if metric == LAST:
+            return losses[TOTAL]
         if metric not in losses:
-            raise ConfigError(f"evaluate.best_metric: {unknown('loss', metric, losses)}")
+            raise ConfigError(f"evaluate.best_metric: {unknown('loss', metric, [*losses, LAST])}")
         return losses[metric]
 
     def answers(self) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ class Spec(base.Spec):
     captions: str = Field("jsonl", description="reader of the captioned photos")
     requests: float = Field(0.1, ge=0, description="requests for each captioned sample, every other one for a picture")
     several: float = Field(0.0, ge=0, description="queries of 2 to 5 captions of a photo for each captioned sample")
+    alone: bool = Field(False, description="without the captioned samples themselves")
     seed: int = Field(0, ge=0, description="another seed makes other requests")
 
 
@@ -38,8 +39,9 @@ def claims(path: str) -> bool:
 
 
 def read(spec: Spec, ledger: Ledger) -> Samples[int]:
-    """The captioned samples first, then what is made of them; every one depends on the seed and its number alone.
+    """The captioned samples first, if they are wanted, then what is made of them.
 
+    What is made of them depends on the seed and its number alone.
     Raises: ConfigError for captions of this reader itself; DataError where a sample is no captioned photo.
     """
     if spec.captions == "requests":
@@ -60,7 +62,8 @@ def read(spec: Spec, ledger: Ledger) -> Samples[int]:
             sentence = several(sample, rng.randint(2, _MOST_CAPTIONS), rng)
         return Sample(sentence, f"{sample.stem}/{number}", sample.references, sample.metadata)
 
-    return Samples(range(count), build, [1] * count)
+    numbers = range(len(samples) if spec.alone else 0, count)
+    return Samples(numbers, build, [1] * len(numbers))
 
 
 def wordings_of(split: str | None, otherwise: str) -> str:

@@ -92,7 +92,7 @@ class Binding(Task):
             for name, values in columns.items()
         }
         rows = tuple(
-            Row(sample.key, text, sample.references, scores, sample.sentence.prompt().text())
+            Row(sample.key, text, sample.references, scores, sample.sentence.prompt().text(), asked=sample.sentence)
             for sample, text, scores in zip(samples, written, found, strict=True)
         )
         return Outcome(rows, metrics, ends, tuple(notes), RESTRICTED if RESTRICTED in metrics else self.headline)

@@ -44,6 +44,7 @@ class Captioning(Task):
                 tuple(references[number]),
                 {name: float(values[number]) for name, values in found.samples.items()},
                 sample.sentence.prompt().text(),
+                asked=sample.sentence,
             )
             for number, sample in enumerate(samples)
         )

@@ -46,4 +46,5 @@ def _row(sample: Sample, prediction: str) -> Row:
         raise DataError(f"exact: expected at least one accepted answer for '{sample.key}', found none")
     hit = normal(prediction) in {normal(reference) for reference in sample.references}
     scores = {"accuracy": 100.0 * hit}
-    return Row(sample.key, prediction, sample.references, scores, sample.sentence.prompt().text())
+    prompt = sample.sentence.prompt().text()
+    return Row(sample.key, prediction, sample.references, scores, prompt, asked=sample.sentence)
