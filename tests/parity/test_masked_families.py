@@ -96,6 +96,7 @@ def test_a_prefix_that_is_masked_out_is_no_prefix(lm: MaskedLM, ids: Tensor, lef
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of peft, about transformers
 def test_a_prefix_equals_peft_with_the_same_numbers(lm: MaskedLM, ids: Tensor) -> None:
     from peft import PrefixTuningConfig, TaskType, get_peft_model
 

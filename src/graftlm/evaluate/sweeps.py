@@ -117,9 +117,12 @@ class Summary:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], bases: Mapping[str, str], *, resamples: int = 2000) -> Summary:
-    """Rows of a sweep as cells and comparisons; `bases`: method -> the one it is compared with."""
+    """Rows of a sweep as cells and comparisons; `bases`: method -> the one it is compared with.
+
+    A dataset of which every run failed has nothing to show.
+    """
     methods = tuple(dict.fromkeys(str(row["method"]) for row in rows))
-    datasets = tuple(dict.fromkeys(str(row["dataset"]) for row in rows))
+    datasets = tuple(dict.fromkeys(str(row["dataset"]) for row in rows if row.get("test")))
     cells: dict[tuple[str, str], Cell] = {}
     choices: dict[tuple[str, str], Mapping[str, Any]] = {}
     for method in methods:

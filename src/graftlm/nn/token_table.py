@@ -75,6 +75,7 @@ class TokenTable(nn.Module):
         """Rows (..., W) float32 of ids (...) long."""
         if not len(self.ids):
             return self._begin(ids.flatten()).view(*ids.shape, self.width)
+        ids = ids.contiguous()  # torch.searchsorted would copy them, and say so
         slots = torch.searchsorted(self.ids, ids).clamp(max=len(self.ids) - 1)
         found = nn.functional.embedding(slots, self.rows)  # (..., W)
         missing = self.ids[slots] != ids
