@@ -17,6 +17,7 @@ from graftlm.errors import DataError, GraftError, ShapeError, UsageError
 from graftlm.evaluate.metrics.classes import macro_f1, majority
 from graftlm.evaluate.run import evaluate
 from graftlm.evaluate.task import Options
+from graftlm.evaluate.tasks.classification import _ordered
 from graftlm.lm.decode import Decoding
 
 TEMPLATE = Template.model_validate(
@@ -136,3 +137,9 @@ def test_macro_f1_equals_a_hand_computation() -> None:
     weights = np.array([[1.0] * 6, [1, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 0]])
     assert macro_f1(found, right, weights).tolist() == pytest.approx([wanted, 100, 100])
     assert majority(right) == (0, 50.0)
+
+
+def test_texts_that_begin_alike_are_asked_together() -> None:
+    passage, other = "a long passage " * 20, "another passage " * 10
+    texts = [passage + "why?", other + "who?", "short", passage + "when was it?", other + "what?"]
+    assert _ordered(texts, range(5)) == [2, 4, 1, 3, 0]

@@ -120,6 +120,8 @@ class LMInputs:
     Shapes:
         embeds: (B, L, D); mask: (B, L) bool; labels: (B, L) long, -100 = no target, or None
         labels[b, t] is the id AT position t (not shifted)
+        owners: (B, L) long, the first row that begins as this one does up to a position, or None where nobody looked;
+            a pass from left to right may compute such positions once
     """
 
     embeds: Tensor
@@ -127,6 +129,7 @@ class LMInputs:
     labels: Tensor | None = None
     memory: Memory | None = None
     prefix: KVPrefix | None = None
+    owners: Tensor | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
@@ -143,7 +146,8 @@ class LMInputs:
         if memory is not None:
             memory = replace(memory, mask=memory.mask[:, :length])
         mask = (self.mask & needed)[:, :length]
-        return LMInputs(self.embeds[:, :length], mask, None, memory, self.prefix), at[:, :length]
+        owners = None if self.owners is None else self.owners[:, :length]
+        return LMInputs(self.embeds[:, :length], mask, None, memory, self.prefix, owners), at[:, :length]
 
     def select(self, rows: Tensor) -> LMInputs:
         """The given rows, (N,) long, in the given order."""

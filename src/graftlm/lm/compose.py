@@ -38,7 +38,25 @@ def compose(
         flat = soft.reshape(-1, lm.dim).to(embeds.dtype)  # (N * K, D)
         embeds = embeds.masked_scatter(places[..., None], flat[batch.slots[places]])
     _check_rows(len(batch.ids), memory, prefix)
-    return LMInputs(embeds, batch.mask, batch.labels, memory, prefix)
+    words_alone = not wanted and memory is None and (prefix is None or _is_one_for_all(prefix.keys, 1))
+    owners = first_owners(batch.ids, batch.mask) if words_alone else None
+    return LMInputs(embeds, batch.mask, batch.labels, memory, prefix, owners)
+
+
+def first_owners(ids: Tensor, mask: Tensor) -> Tensor:
+    """For every position the first row that begins with the same words up to it: (B, L) long.
+
+    At padding it is the row itself, and behind padding, too. Shapes: ids (B, L) long; mask (B, L) bool
+    """
+    alike = (ids[:, None] == ids[None]) & mask[:, None] & mask[None]  # (B, B, L)
+    alike = alike.cumprod(dim=2) > 0
+    alike |= torch.eye(len(ids), dtype=torch.bool, device=ids.device)[..., None]
+    return alike.to(torch.int8).argmax(dim=1)
+
+
+def _is_one_for_all(tokens: Tensor, dim: int) -> bool:
+    """Whether all rows of a tensor are one in memory, as `expand` leaves them."""
+    return tokens.shape[dim] == 1 or tokens.stride(dim) == 0
 
 
 def compose_items(lm: LanguageModel, batch: TokenBatch, soft: Tensor | None, *, as_prefix: bool) -> LMInputs:
@@ -99,7 +117,11 @@ def prepend(inputs: LMInputs, soft: Tensor, mask: Tensor) -> LMInputs:
     if memory is not None:
         before = memory.mask.new_zeros(*mask.shape, memory.mask.shape[2])
         memory = replace(memory, mask=torch.cat([before, memory.mask], dim=1))
-    return LMInputs(embeds, torch.cat([mask, inputs.mask], dim=1), labels, memory, inputs.prefix)
+    owners = inputs.owners
+    if owners is not None:
+        is_shared = _is_one_for_all(soft, 0) and bool(mask.all())
+        owners = torch.cat([owners.new_zeros(mask.shape), owners], dim=1) if is_shared else None
+    return LMInputs(embeds, torch.cat([mask, inputs.mask], dim=1), labels, memory, inputs.prefix, owners)
 
 
 def text_ids(lm: LanguageModel, text: str, length: int) -> Tensor:

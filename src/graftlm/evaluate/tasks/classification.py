@@ -22,6 +22,9 @@ from graftlm.systems.base import Classifier, Responder
 SAYS_NOTHING = ("N/A", "[MASK]", "")
 """What the slots hold in the sentences that calibrate (arXiv:2102.09690 §5)."""
 
+_OPENING = 64
+"""Characters by which texts that begin alike are told: a passage with several questions."""
+
 
 class Classification(Task):
     """Accuracy, macro-F1 and log-loss of classes, beside what the commonest class alone would score.
@@ -80,7 +83,7 @@ class Classification(Task):
         references = _silent(asked[0]) if self.chosen(options.settings, "calibrate") == "yes" else ()
         keys = [prompt_key(sentence) for sentence in asked]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
-        order = sorted(first.values(), key=lambda place: (len(asked[place].text()), place))
+        order = _ordered([sentence.text() for sentence in asked], list(first.values()))
         scores = torch.zeros(len(asked), len(words))
         progress("answers", 0, len(order))
         for start in range(0, len(order), options.batch_size):
@@ -96,6 +99,20 @@ class Classification(Task):
             scores[places] = found
             progress("answers", min(start + options.batch_size, len(order)), len(order))
         return scores[[first[key] for key in keys]]
+
+
+def _ordered(texts: Sequence[str], places: Sequence[int]) -> list[int]:
+    """Places by length, those whose texts begin alike together: what rows of a batch begin with is computed once."""
+    longest: dict[str, int] = {}
+    for place in places:
+        opening = texts[place][:_OPENING]
+        longest[opening] = max(longest.get(opening, 0), len(texts[place]))
+
+    def key(place: int) -> tuple[int, str, str, int]:
+        opening = texts[place][:_OPENING]
+        return longest[opening], opening, texts[place], place
+
+    return sorted(places, key=key)
 
 
 def _classes(samples: Sequence[Sample]) -> tuple[list[int], tuple[tuple[str, ...], ...]]:
