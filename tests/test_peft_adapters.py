@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from graftlm.cli.main import main
@@ -113,6 +114,12 @@ def test_an_adapter_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -
     place = export_peft(build("prompt_tuning", folder), tmp_path / "adapter")
     with pytest.raises(CheckpointError, match="expected prompt_embeddings of shape"):
         import_peft(place, lm="toy", precision="float32")
+    many = tmp_path / "many"
+    many.mkdir()
+    (many / "adapter_config.json").write_text((place / "adapter_config.json").read_text())
+    save_file({"prompt_embeddings": torch.zeros(600, 32)}, many / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="expected 1 to 512 soft tokens, found 600"):
+        import_peft(many, lm=str(folder))
     config = json.loads((place / "adapter_config.json").read_text())
     (place / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "LORA"}))
     with pytest.raises(CheckpointError, match="expected peft_type to be one of"):

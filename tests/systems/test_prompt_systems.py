@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from graftlm import backbones, grafts
+from graftlm.data.self_supervised import as_choice
 from graftlm.data.sentence import Filled, LabelWord, Sentence, Text
 from graftlm.errors import ConfigError, ShapeError
 from graftlm.lm.compose import ids_as_prefix
@@ -242,3 +243,11 @@ def test_examples_that_do_not_fit_are_left_out_the_first_ones_first() -> None:
     size = system.inputs(tasks()).embeds.shape[1]
     assert 20 < size <= 60
     assert ToyLM().context_length > 60
+
+
+def test_a_choice_is_as_long_as_it_is_asked() -> None:
+    unified, separate = (build("ppt", num_tokens=4, variant=variant) for variant in ("unified", "separate"))
+    sentence = tasks()[0]
+    asked = as_choice(sentence)
+    assert unified.length(sentence) == separate.length(asked)
+    assert unified.length(sentence)[0] > separate.length(sentence)[0]

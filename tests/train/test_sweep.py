@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from graftlm.errors import ConfigError, GraftError
+from graftlm.errors import ConfigError, DataError, GraftError
 from graftlm.systems.base import system_names
 from graftlm.train import sweep as sweeping
 from graftlm.train.sweep import ROWS, SharedReading, SweepRunner, read_rows
@@ -349,5 +349,31 @@ def test_the_verb_writes_table_picture_and_rows(data: Path, tmp_path: Path, caps
     assert str(tmp_path) not in page + (tmp_path / "out" / "small_prompts.jsonl").read_text()
     assert main([*command, "--table"]) == 0
     assert "| commonest class | 50.0 | 50.0 |" in capsys.readouterr().out
+    assert main([*command, "--set", "common.train.max_steps=2", "--only", "prompt, films"]) == 0
+    assert "`graft sweep recipes/small_prompts.yaml --only 'prompt, films' --set=common.train.max_steps=2`" in (
+        capsys.readouterr().out
+    )
+    assert main([*command, "--table", "--json"]) == 0  # what ran with two steps lies in the same folder
+    assert json.loads(capsys.readouterr().out)["cells"] == printed["cells"]
     assert main(["sweep", str(recipe), "--folder", str(tmp_path / "none"), "--table"]) == 1
     assert "expected runs of this sweep, found none" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_the_last_dataset_or_method_is_told_before_the_first_run(data: Path, tmp_path: Path) -> None:
+    gone = {"path": "gone.tsv", "template": "sst2", "test": "dev", "shots": 8}
+    films = {"path": "sst2", "template": "sst2", "test": "dev", "shots": 8}
+    with pytest.raises(DataError, match=r"gone\.tsv"):
+        run(data, tmp_path / "runs", datasets={"films": films, "gone": gone})
+    misspelt = {"system": {"name": "prompt_tuning", "num_token": 2}}
+    with pytest.raises(ConfigError, match=r"misspelt on films: .*did you mean 'system.num_tokens'"):
+        run(data, tmp_path / "runs", methods={"misspelt": misspelt})
+    assert not (tmp_path / "runs" / ROWS).exists()
+
+
+def test_a_line_that_a_kill_has_cut_costs_its_own_run_alone(data: Path, tmp_path: Path) -> None:
+    _, wanted = run(data, tmp_path / "runs")
+    place = tmp_path / "runs" / ROWS
+    place.write_text(place.read_text()[:-30])
+    _, found = run(data, tmp_path / "runs")
+    assert [row["test"] for row in found] == [row["test"] for row in wanted]
+    assert {row["id"] for row in wanted} <= {row["id"] for row in read_rows(place)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,12 +37,13 @@ def sweep(
 
     changes = [*(overrides or []), *([f"sweep.data={data}"] if data else [])]
     asked = load_sweep(recipe, changes)
-    asked = asked.only(only.split(",")) if only else asked
+    asked = asked.only(name.strip() for name in only.split(",") if name.strip()) if only else asked
     place = folder or Path(asked.sweep.folder or Path("runs") / recipe.stem)
     rows, savings = _rows(asked, place, table=table, quiet=quiet)
     bases = {name: method.base for name, method in asked.methods.items()}
     summary = summarise(rows, bases, resamples=asked.sweep.resamples)
-    written = _write(results or Path(asked.sweep.results), recipe, summary, rows, savings)
+    command = _command(recipe, overrides or [], only)
+    written = _write(results or Path(asked.sweep.results), recipe.stem, command, summary, rows, savings)
     if as_json:
         typer.echo(json.dumps(summary.to_json() | {"savings": savings}))
     else:
@@ -54,15 +56,17 @@ def _rows(
     asked: SweepRecipe, place: Path, *, table: bool, quiet: bool
 ) -> tuple[list[dict[str, Any]], Mapping[str, float]]:
     """The rows that are reported, run unless they are only to be shown, and what sharing saved."""
-    from graftlm.train.sweep import ROWS, SweepRunner, read_rows
+    from graftlm.train.sweep import ROWS, SweepRunner
 
-    if table:
-        known = [row for row in read_rows(place / ROWS) if row.get("test") or row.get("failed")]
-        known = [row for row in known if row["method"] in asked.methods and row["dataset"] in asked.datasets]
-        if not known:
-            raise DataError(f"{place / ROWS}: expected runs of this sweep, found none; leave out --table")
-        return known, {}
     runner = SweepRunner(asked, place, quiet=quiet)
+    if table:
+        known = runner.known()
+        if not known:
+            raise DataError(
+                f"{place / ROWS}: expected runs of this sweep, found none; leave out --table, or give the same "
+                "--set and --data as when it ran"
+            )
+        return known, {}
     try:
         return runner.run(), runner.savings()
     except KeyboardInterrupt:
@@ -70,8 +74,19 @@ def _rows(
         raise typer.Exit(130) from None
 
 
+def _command(recipe: Path, overrides: Sequence[str], only: str | None) -> str:
+    """What makes the same page again, but for where the data and the results lie."""
+    more = ["--only", only] if only else []
+    return shlex.join(["graft", "sweep", f"recipes/{recipe.name}", *more, *(f"--set={one}" for one in overrides)])
+
+
 def _write(
-    folder: Path, recipe: Path, summary: Summary, rows: list[dict[str, Any]], savings: Mapping[str, float]
+    folder: Path,
+    name: str,
+    command: str,
+    summary: Summary,
+    rows: list[dict[str, Any]],
+    savings: Mapping[str, float],
 ) -> list[Path]:
     """The page, the picture and the rows. Raises: DataError when nothing was run."""
     import json
@@ -81,9 +96,7 @@ def _write(
 
     if not summary.cells:
         raise DataError("sweep: expected at least one run that ended, found none; see the warnings above")
-    name = recipe.stem
     paths = [folder / f"{name}{suffix}" for suffix in (".md", ".svg", ".jsonl")]
-    command = f"graft sweep recipes/{recipe.name}"
     title = name.replace("_", " ").capitalize()
     notes = (_saved(savings),) if savings else ()
     text = page(title, summary, command=command, notes=notes, picture=f"{name}.svg")

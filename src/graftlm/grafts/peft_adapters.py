@@ -61,7 +61,12 @@ def import_peft(folder: str | Path, *, lm: str = "", precision: str = "bfloat16"
     given = {"lm": lm or str(described.get("base_model_name_or_path") or ""), "precision": precision}
     init = {"init": "random"} if kind == "PREFIX_TUNING" else {}
     longest = max(384, 2 * len(tokens))
-    config = cls.Config.model_validate({**given, **init, "num_tokens": len(tokens), "max_length": longest})
+    try:
+        config = cls.Config.model_validate({**given, **init, "num_tokens": len(tokens), "max_length": longest})
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / TENSORS}: expected 1 to 512 soft tokens, found {len(tokens)} ({str(error).splitlines()[0]})"
+        ) from None
     system = cls.build(config, load_parts(config))
     part: Any = getattr(system, _PARTS[system.name])
     if tokens.shape != part.vectors.shape:

@@ -77,6 +77,11 @@ class PPT(TextSystem):
             )
         self.prompt.vectors.data.copy_(vectors)
 
+    def length(self, sentence: Sentence) -> tuple[int, int]:
+        """Positions of a sentence as the variant asks for it, and targets among them."""
+        (put,) = self._put([sentence])
+        return super().length(put)
+
     def inputs(self, sentences: Sequence[Sentence]) -> LMInputs:
         """The prompt before the words."""
         return prepend(compose(self.lm, self.read(sentences)), *self.prompt.expand(len(sentences)))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graftlm.config import Recipe
 from graftlm.data.ledger import Ledger
 from graftlm.data.readers import Dataset, by_number, read
 from graftlm.data.sample import Sample
@@ -100,12 +101,45 @@ class SweepRunner:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         found: list[dict[str, Any]] = []
+        if not self._rows:
+            self._look_ahead()
         with self._bar:
             self._grafts = {name: self._pretrained(name) for name in self.sweep.pretrained}
             for dataset in self.sweep.datasets:
                 for method in methods_of(self.sweep, dataset):
                     found += self._cell(dataset, method)
                 self.reading.forget()
+        return found
+
+    def _look_ahead(self) -> None:
+        """Builds every recipe and reads every dataset once: what is wrong with the last of them is told first.
+
+        Raises: ConfigError; DataError.
+        """
+        grafts = {name: self.folder / "pretrained" / name for name in self.sweep.pretrained}
+        for name in self.sweep.pretrained:
+            pretraining(self.sweep, name)
+        for dataset in self.sweep.datasets:
+            seed, methods = self.sweep.sweep.seeds[0], methods_of(self.sweep, dataset)
+            for method in methods:
+                for choice in choices(self.sweep.methods[method]):
+                    each = job(self.sweep, dataset, method, seed, choice, grafts)
+            for spec in (each.recipe.data.train, each.recipe.data.val, each.test) if methods else ():
+                assert spec is not None
+                read(spec, Ledger())
+
+    def known(self) -> list[dict[str, Any]]:
+        """The rows of this very sweep that were reported so far, or failed; nothing is run. Raises: ConfigError."""
+        self._grafts = {name: self._begun(name)[1] / "graft" for name in self.sweep.pretrained}
+        found: list[dict[str, Any]] = []
+        for dataset in self.sweep.datasets:
+            for method in methods_of(self.sweep, dataset):
+                seeds, options = self.sweep.sweep.seeds, choices(self.sweep.methods[method])
+                ids = [self._job(dataset, method, seed, choice).id for choice in options for seed in seeds]
+                rows = [self._rows[one] for one in ids if one in self._rows]
+                chosen = [row["choice"] for row in rows if row.get("test")]
+                failed = [row for row in rows if row.get("failed") and (not chosen or row["choice"] in chosen)]
+                found += [*(row for row in rows if row.get("test")), *failed]
         return found
 
     def savings(self) -> dict[str, float]:
@@ -136,12 +170,16 @@ class SweepRunner:
 
     def _pretrained(self, name: str) -> Path:
         """The graft that methods begin with, trained unless it is there."""
-        recipe = pretraining(self.sweep, name)
-        place = self.folder / "pretrained" / f"{name}-{digest(recipe)}"
+        recipe, place = self._begun(name)
         if not (place / "graft" / "graft.json").is_file():
             self._bar.move(0.0, f"pretraining {name}")
             train(recipe, run_folder=place, quiet=True)
         return place / "graft"
+
+    def _begun(self, name: str) -> tuple[Recipe, Path]:
+        """How what methods begin with is trained, and where."""
+        recipe = pretraining(self.sweep, name)
+        return recipe, self.folder / "pretrained" / f"{name}-{digest(recipe)}"
 
     def _job(self, dataset: str, method: str, seed: int, choice: Mapping[str, Any]) -> Job:
         return job(self.sweep, dataset, method, seed, choice, self._grafts)
@@ -155,8 +193,7 @@ class SweepRunner:
             row = self._run(each, report=report)
             row["seconds"] = round(row["seconds"] + earlier, 2)
             self._rows[each.id] = row
-            with (self.folder / ROWS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            _append(self.folder / ROWS, row)
         if report:
             self._tidy(each)
         self._done += 1
@@ -222,6 +259,13 @@ class SweepRunner:
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
         if not self.sweep.sweep.keep_grafts:
             shutil.rmtree(place / "graft", ignore_errors=True)
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    """Writes a line, on a line of its own where a kill has cut the one before."""
+    whole = not path.is_file() or path.read_bytes()[-1:] in (b"", b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("" if whole else "\n") + json.dumps(row) + "\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
