@@ -11,6 +11,9 @@ from graftlm.data.tokenize import IGNORED, TokenBatch
 from graftlm.errors import ConfigError, ShapeError
 from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, Memory, PrefixGeometry
 
+_MOST_COMPARED = 1 << 22
+"""Words that are compared with those of all other rows; of larger batches nobody looks which rows begin alike."""
+
 
 def compose(
     lm: LanguageModel,
@@ -38,8 +41,9 @@ def compose(
         flat = soft.reshape(-1, lm.dim).to(embeds.dtype)  # (N * K, D)
         embeds = embeds.masked_scatter(places[..., None], flat[batch.slots[places]])
     _check_rows(len(batch.ids), memory, prefix)
-    words_alone = not wanted and memory is None and (prefix is None or _is_one_for_all(prefix.keys, 1))
-    owners = first_owners(batch.ids, batch.mask) if words_alone else None
+    words_alone = not wanted and memory is None and _is_one_prefix(prefix)
+    compared = len(batch.ids) * batch.ids.numel()
+    owners = first_owners(batch.ids, batch.mask) if words_alone and compared <= _MOST_COMPARED else None
     return LMInputs(embeds, batch.mask, batch.labels, memory, prefix, owners)
 
 
@@ -52,6 +56,14 @@ def first_owners(ids: Tensor, mask: Tensor) -> Tensor:
     alike = alike.cumprod(dim=2) > 0
     alike |= torch.eye(len(ids), dtype=torch.bool, device=ids.device)[..., None]
     return alike.to(torch.int8).argmax(dim=1)
+
+
+def _is_one_prefix(prefix: KVPrefix | None) -> bool:
+    """Whether all rows have the same prefix, or none."""
+    if prefix is None:
+        return True
+    same = _is_one_for_all(prefix.keys, 1) and _is_one_for_all(prefix.values, 1)
+    return same and bool((prefix.mask == prefix.mask[:1]).all())
 
 
 def _is_one_for_all(tokens: Tensor, dim: int) -> bool:
