@@ -306,10 +306,10 @@ def test_training_a_weight_a_hook_or_a_long_text_takes_the_plain_pass() -> None:
     lm(inputs).logits.sum().backward()
     assert weight.grad is not None
     weight.requires_grad_(False)
-    long, many = torch.ones(1, 600, dtype=torch.bool), torch.ones(40, 400, dtype=torch.bool)
-    assert not llama_gradient.is_short(LMInputs(torch.zeros(1, 600, WIDTH), long))
-    assert not llama_gradient.is_short(LMInputs(torch.zeros(40, 400, WIDTH), many))
-    assert llama_gradient.is_short(LMInputs(torch.zeros(8, 400, WIDTH), many[:8]))
+    long, many = torch.ones(1, 300, dtype=torch.bool), torch.ones(80, 250, dtype=torch.bool)
+    assert not llama_gradient.is_short(LMInputs(torch.zeros(1, 300, WIDTH), long))
+    assert not llama_gradient.is_short(LMInputs(torch.zeros(80, 250, WIDTH), many))
+    assert llama_gradient.is_short(LMInputs(torch.zeros(8, 250, WIDTH), many[:8]))
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])

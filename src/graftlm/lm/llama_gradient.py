@@ -29,7 +29,7 @@ _KEPT = 9
 KEPT_SCORES = 32_768
 """Queries times keys of a row up to which the attention's shares are kept for the backward pass; else made anew."""
 
-LARGEST_SCORES, MOST_SCORES = 1 << 18, 1 << 22
+LARGEST_SCORES, MOST_SCORES = 1 << 16, 1 << 22
 """Queries times keys of a row, and of a batch, up to which a layer's are held at once; more go to a fused kernel."""
 
 _ROWS = 128
