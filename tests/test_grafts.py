@@ -78,7 +78,7 @@ def test_the_card_opens_with_what_a_hub_reads(system: System, tmp_path: Path) ->
     keys = yaml.safe_load(header)
     assert keys["library_name"] == "graftlm"
     assert keys["base_model_relation"] == "adapter"
-    assert keys["base_model"] == ["toy", "toy"]
+    assert keys["base_model"] == ["toy"]
     assert (keys["datasets"], keys["metrics"], keys["license"]) == (["flickr8k"], ["cider"], "mit")
     assert "2.500 nats, 3.000 with black pictures" in body
     assert str(tmp_path) not in body

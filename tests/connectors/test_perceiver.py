@@ -44,4 +44,10 @@ def test_a_film_is_no_picture_of_all_its_positions() -> None:
 
 def test_the_encoders_width_stays_where_no_other_is_wanted() -> None:
     assert not list(connector(width=DIM).reduce.parameters())
-    assert connector(width=8).reduce.weight.shape == (8, DIM)
+    assert connector(width=8).reduce[1].weight.shape == (8, DIM)
+
+
+def test_a_narrowed_picture_is_read_whatever_the_scale_of_its_features() -> None:
+    tokens, part = item(1, 0), connector(width=8)
+    loud = Features(tokens.tokens * 100 + 7, tokens.mask, tokens.pooled)
+    torch.testing.assert_close(part(loud), part(tokens), atol=1e-3, rtol=0)

@@ -16,6 +16,7 @@ from graftlm.data.rows import CaptionStyle, PhotoRow
 from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image, Text, Video
 from graftlm.errors import ConfigError, DataError
+from graftlm.evaluate.prompts import END, STYLES, asked, few_shot, worked
 from tests.data.readers import files
 
 
@@ -145,6 +146,18 @@ def test_the_reader_takes_photos_from_another_one(tmp_path: Path) -> None:
     assert len({sample.key for sample in found}) == 12
     assert len(read_all({**spec, "documents": 30})) == 30
     assert len(read_all({**spec, "limit": 2})) == 4
+
+
+def test_documents_can_be_in_the_words_of_a_few_shot_prompt(tmp_path: Path) -> None:
+    files.photos(tmp_path / "images", ["0.jpg", "1.jpg"])
+    lines = [{"image": name, "split": "train", "captions": [f"{name} ."]} for name in ("0.jpg", "1.jpg")]
+    photos = {"path": str(files.jsonl(tmp_path / "captions.jsonl", lines)), "split": "train"}
+    words = {"of": {"tidy": True, "prompt": "Output:"}, "between": END}
+    document = read_all({**photos, "reader": "albums", "photos": [2, 2], **words})[0].sentence
+    samples = {sample.sentence.media(): sample for sample in read_all({**photos, "reader": "jsonl"})}
+    shown, last = (samples[(picture,)] for picture in document.media())
+    prompt = few_shot("", [worked(shown, STYLES["paper"])], asked(last, STYLES["paper"]))
+    assert document.text() == prompt.text() == f"Output: {shown.references[0][:5]}.\nOutput: {last.references[0][:5]}."
 
 
 def test_the_reader_takes_neighbours_from_a_file(tmp_path: Path) -> None:

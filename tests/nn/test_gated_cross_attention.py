@@ -60,6 +60,21 @@ def test_at_the_start_only_the_gates_get_a_gradient() -> None:
     assert moved == {"attention_gate", "dense_gate"}
 
 
+def test_open_gates_on_maps_of_zero_change_no_bit_and_every_map_learns_after_a_step() -> None:
+    torch.manual_seed(0)
+    geometry = VARIANTS["paper"].block(DIM, 4, width=0, dropout=0.0)
+    made = GatedCrossAttention(DIM, WIDTH, geometry, init="open")
+    assert min(made.gates()) > 0.5
+    assert torch.equal(made(hidden(), memory()), hidden())
+    optimiser = torch.optim.SGD(made.parameters(), lr=0.1)
+    for learnt in ({"attention.to_output.weight", "dense.down.weight"}, {name for name, _ in made.named_parameters()}):
+        optimiser.zero_grad()
+        made(hidden(), memory()).pow(3).sum().backward()
+        moved = {name for name, one in made.named_parameters() if one.grad is not None and one.grad.any()}
+        assert moved == learnt
+        optimiser.step()
+
+
 def test_a_word_without_memory_gets_exactly_nothing_from_the_attention() -> None:
     made = block()
     with torch.no_grad():

@@ -24,6 +24,16 @@ def context(frames: int = 1, places: int = PLACES) -> tuple[Tensor, Tensor]:
     return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)
 
 
+def test_of_small_latents_more_of_a_picture_comes_out() -> None:
+    def told(scale: float) -> float:
+        torch.manual_seed(0)
+        part = PerceiverResampler(WIDTH, GEOMETRY, num_latents=5, depth=1, latent_scale=scale)
+        with torch.no_grad():
+            return float(part(*context()).std(dim=0).mean())
+
+    assert told(0.02) > 2 * told(1.0)
+
+
 @pytest.mark.parametrize("places", [1, 4, 49, 256])
 @pytest.mark.parametrize("frames", [1, 3, 8, 30])
 def test_any_number_of_frames_and_positions_becomes_as_many_vectors(frames: int, places: int) -> None:

@@ -241,6 +241,18 @@ def test_one_width_narrows_everything_inside_the_graft() -> None:
     assert system.connector.resampler.layers[0].dense.up.weight.shape == (32, 8)
 
 
+@pytest.mark.parametrize("gate", ["scalar", "vector", "open"])
+def test_a_fresh_graft_says_what_the_language_model_said_whichever_way_it_begins(gate: str) -> None:
+    torch.manual_seed(0)
+    config = FlamingoConfig.model_validate({**SMALL, "gate": gate})
+    system = Flamingo.build(config, backbones.load_parts(config)).eval()
+    inputs = system.inputs([document(0, 1, 2)])
+    with torch.no_grad():
+        assert torch.equal(system.lm(inputs).logits, system.lm(replace(inputs, memory=None)).logits)
+    start = 0.7616 if gate == "open" else 0.0
+    assert list(system.figures().values()) == pytest.approx([start] * 2 * len(system.lm.blocks), abs=1e-4)
+
+
 def test_only_the_graft_is_saved_and_gates_are_vectors_that_do_not_decay() -> None:
     names = dict(build().trainable())
     roots = {name.partition(".")[0] for name in names}

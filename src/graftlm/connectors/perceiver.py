@@ -14,7 +14,7 @@ from graftlm.nn.resampler import PerceiverResampler
 
 
 class Perceiver(Connector):
-    """All positions (N, S, Dv) -> (N, K, W), W the resampler's width; a linear map first where that is not Dv.
+    """All positions (N, S, Dv) -> (N, K, W), W the resampler's width; where that is not Dv, a norm and a map first.
 
     A film is the positions of its frames one after the other; films of different length and pictures may be mixed.
 
@@ -30,7 +30,9 @@ class Perceiver(Connector):
         self.num_tokens, self.out_dim = len(resampler.latents), width
         self.positions_per_frame = positions_per_frame
         self.dropout = nn.Dropout(dropout)
-        self.reduce = nn.Identity() if width == in_dim else nn.Linear(in_dim, width)
+        self.reduce = (
+            nn.Identity() if width == in_dim else nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, width))
+        )
         self.resampler = resampler
 
     def forward(self, features: Features, instruction: Tensor | None = None) -> Tensor:

@@ -77,7 +77,7 @@ class CaptionStyle:
 
     Attributes:
         per_caption: one sample for each caption (training), or one for each photo (evaluation)
-        prompt: words between the photo and the caption
+        prompt: words between the photo and the caption, which a space parts from it
         tidy: whether the caption to learn is detokenised ("entry way ." becomes "entry way."); references stay raw
         max_chars: longer captions are bad rows
     """
@@ -98,7 +98,8 @@ class CaptionStyle:
             parts.append(Text(self.prompt))
         if row.captions:
             caption = row.captions[index].strip()
-            parts.append(Text(tidied(caption) if self.tidy else caption, target=True))
+            lead = " " if self.prompt and not self.prompt[-1].isspace() else ""
+            parts.append(Text(lead + (tidied(caption) if self.tidy else caption), target=True))
         key = f"{row.key}#{index}" if self.per_caption else row.key
         return Sample(Sentence(tuple(parts)), key, row.captions, row.metadata)
 

@@ -23,7 +23,7 @@ def card_text(name: str, description: Mapping[str, Any], header: Mapping[str, An
     keys = {
         "library_name": "graftlm",
         "pipeline_tag": "image-to-text" if any("encoder" in role for role in parts) else "text-classification",
-        "base_model": [_public_name(str(part)) for part in parts.values()],
+        "base_model": list(dict.fromkeys(_public_name(str(part)) for part in parts.values())),
         "base_model_relation": "adapter",
         "datasets": list(description["training"].get("datasets", [])),
         "license": most_restrictive([_LICENSES.get(str(part), "other") for part in parts.values()]),

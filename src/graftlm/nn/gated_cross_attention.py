@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from graftlm.nn.attention import CrossAttention, Dense, Geometry, make_norm
 
+GateSize = Literal["scalar", "vector"]
+GateInit = Literal["closed", "open"]
+
 
 class ReadableMemory(Protocol):
     """What a block reads; shapes as in `GatedCrossAttention.forward`."""
@@ -28,26 +31,38 @@ class ReadableMemory(Protocol):
 
 
 class GatedCrossAttention(nn.Module):
-    """hidden + tanh(gate) * what it reads, then + tanh(gate) * dense: with both gates at zero, hidden as it came.
+    """hidden + tanh(gate) * what it reads, then + tanh(gate) * dense: a fresh block leaves hidden as it came.
 
     Words that may read nothing get nothing from the attention, and still go through the dense layer.
 
     Args:
         dim: D of the language model; memory_dim: width of what is read
         gate: scalar = one number a gate, vector = one for each of the D dimensions (Idefics)
+        init: what makes a fresh block change nothing: closed = gates at zero (the paper); open = gates at one, and the
+            last map of either branch at zero. A gate that opens shows a branch in a random direction, and so long
+            learns little; behind an open one the maps learn from the first step (docs/log.md).
     """
 
     def __init__(
-        self, dim: int, memory_dim: int, geometry: Geometry, *, gate: Literal["scalar", "vector"] = "scalar"
+        self,
+        dim: int,
+        memory_dim: int,
+        geometry: Geometry,
+        *,
+        gate: GateSize = "scalar",
+        init: GateInit = "closed",
     ) -> None:
         super().__init__()
-        size = 1 if gate == "scalar" else dim
+        start = torch.full((1 if gate == "scalar" else dim,), float(init == "open"))
         self.norm_attention = make_norm(geometry.norm, dim)
         self.attention = CrossAttention(dim, memory_dim, geometry)
-        self.attention_gate = nn.Parameter(torch.zeros(size))
+        self.attention_gate = nn.Parameter(start.clone())
         self.norm_dense = make_norm(geometry.norm, dim)
         self.dense = Dense(dim, geometry)
-        self.dense_gate = nn.Parameter(torch.zeros(size))
+        self.dense_gate = nn.Parameter(start.clone())
+        if init == "open":
+            nn.init.zeros_(self.attention.to_output.weight)
+            nn.init.zeros_(self.dense.down.weight)
 
     def project(self, states: Tensor) -> Tensor:
         """Keys and values of a memory, which stay the same for all words: (B, M, memory_dim) to (2, B, H, M, d)."""

@@ -19,11 +19,21 @@ class PerceiverResampler(nn.Module):
         dim: width of what is read, and of the latents
         depth: layers of attention and dense layer
         num_frames: learnt frame positions (the paper: 8)
+        latent_scale: deviation of fresh latents (open_flamingo, Idefics: 1); of small ones more of a picture comes out
     """
 
-    def __init__(self, dim: int, geometry: Geometry, *, num_latents: int, depth: int, num_frames: int = 0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        geometry: Geometry,
+        *,
+        num_latents: int,
+        depth: int,
+        num_frames: int = 0,
+        latent_scale: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(num_latents, dim))
+        self.latents = nn.Parameter(torch.randn(num_latents, dim) * latent_scale)
         self.times = nn.Parameter(torch.randn(num_frames, dim)) if num_frames else None
         self.layers = nn.ModuleList(_Layer(dim, geometry) for _ in range(depth))
         self.norm = make_norm(geometry.norm, dim)

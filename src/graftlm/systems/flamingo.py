@@ -17,6 +17,7 @@ Differences from the paper:
   blocks, ReLU and heads of 96 in the resampler, queries and keys normalised. The latents are normalised at the end in
   all three, as both reimplementations do.
 - ``width`` and ``dropout`` are ours: one width for everything inside the graft, in place of the language model's.
+  So is ``gate: open``, which also begins as the language model was, and learns to see in a few minutes.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ from graftlm.lm.extended import ExtendedLM
 from graftlm.lm.pictures import forbid
 from graftlm.lm.reading import Reading, read_media
 from graftlm.nn.flamingo_variants import VARIANTS, VariantName
-from graftlm.nn.gated_cross_attention import GatedCrossAttention
+from graftlm.nn.gated_cross_attention import GatedCrossAttention, GateInit, GateSize
 from graftlm.nn.resampler import PerceiverResampler
 from graftlm.systems.base import Parts, System, SystemConfig, distinct
+
+_SMALL_LATENTS = 0.02
 
 
 class FlamingoConfig(SystemConfig):
@@ -58,7 +61,10 @@ class FlamingoConfig(SystemConfig):
     heads: int = Field(16, ge=1, description="heads of resampler and blocks (16 in the resampler)")
     width: int = Field(0, ge=0, description="of resampler, attention and the blocks' dense layers; 0: the variant's")
     attends: Literal["latest", "all"] = Field("latest", description="pictures a word reads (§3.1.3: the latest)")
-    gate: Literal["scalar", "vector"] = Field("scalar", description="one gate a branch, or one a dimension")
+    gate: Literal["scalar", "vector", "open"] = Field(
+        "scalar",
+        description="one a branch, or a dimension, at 0; open (ours): at 1, on maps of zero, small latents",
+    )
     chunk_end: bool = Field(True, description="<EOC> closes every chunk (§2.3); false: the language model's EOS")
     placement_probability: float = Field(
         0.5, ge=0, le=1, description="of the words of a page of several pictures going with the next one (0.5)"
@@ -91,15 +97,22 @@ class Flamingo(System):
         for dim in variant.divided(encoder.dim, lm.hidden_dim, width=config.width):
             if dim % config.heads:
                 raise ConfigError(f"system.heads: {config.heads} heads do not divide a width of {dim}; change either")
+        init: GateInit = "open" if config.gate == "open" else "closed"
         geometry = variant.resampler(width, config.heads, width=config.width, dropout=config.dropout)
         resampler = PerceiverResampler(
-            width, geometry, num_latents=config.num_latents, depth=config.depth, num_frames=variant.num_frames
+            width,
+            geometry,
+            num_latents=config.num_latents,
+            depth=config.depth,
+            num_frames=variant.num_frames,
+            latent_scale=_SMALL_LATENTS if init == "open" else 1.0,
         )
         size = encoder.num_positions
         connector = Perceiver(encoder.dim, width, resampler, positions_per_frame=size, dropout=config.dropout)
         geometry = variant.block(lm.hidden_dim, config.heads, width=config.width, dropout=config.dropout)
         layers = _layers(config, variant.offset, lm.num_layers)
-        blocks = {layer: GatedCrossAttention(lm.hidden_dim, width, geometry, gate=config.gate) for layer in layers}
+        gate: GateSize = "vector" if config.gate == "vector" else "scalar"
+        blocks = {layer: GatedCrossAttention(lm.hidden_dim, width, geometry, gate=gate, init=init) for layer in layers}
         encoders = {"video": FrameEncoder(encoder, variant.num_frames), **parts.encoders}
         return cls(config, Parts(lm, encoders), connector, blocks)
 
