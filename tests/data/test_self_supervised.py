@@ -12,8 +12,10 @@ import pytest
 from graftlm.data.labelled import chosen
 from graftlm.data.readers import read_all
 from graftlm.data.self_supervised import as_choice, choice, letters, pair, sentences_of, single
-from graftlm.data.sentence import LabelWord, Sentence, Text
-from graftlm.errors import ConfigError, DataError
+from graftlm.data.sentence import Filled, LabelWord, Sentence, Text
+from graftlm.data.tokenize import Layout, tokenize_row
+from graftlm.errors import ConfigError, DataError, ShapeError
+from graftlm.lm.toy import ByteTokenizer
 
 DOCUMENTS = [[f"Document {number} has its sentence {place}." for place in range(6)] for number in range(5)]
 
@@ -61,6 +63,17 @@ def test_a_task_becomes_a_choice_among_its_words_once() -> None:
     assert chosen(turned) == (1, ((" A",), (" B",)))
     assert as_choice(turned) == turned
     assert as_choice(Sentence.of("no task")) == Sentence.of("no task")
+
+
+def test_the_options_of_a_task_are_never_cut() -> None:
+    """They are the label: a row that is too long loses words of its text, and is refused where that is not enough."""
+    words, asked = ByteTokenizer(), " ? A. no B. yes The answer is"
+    task = as_choice(Sentence.of(Text(Filled("r" * 50, True)), Text(LabelWord(1, ((" no",), (" yes",))), target=True)))
+    room = 1 + len(asked) + 2  # BOS, the question, a letter and its space
+    row = tokenize_row(task, words, Layout(max_length=room))
+    assert words.decode(row.ids) == asked + " B"
+    with pytest.raises(ShapeError, match="list more slots under 'shorten'"):
+        tokenize_row(task, words, Layout(max_length=room - 1))
 
 
 def test_a_single_text_says_how_it_sounds() -> None:

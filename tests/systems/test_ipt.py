@@ -183,6 +183,8 @@ def test_released_choices_that_cannot_run_are_refused_in_a_sentence() -> None:
         build(inject="prefix", preset=("first_layer",), strategy="encoder")
     with pytest.raises(ConfigError, match="begins with a graft of `knowledge`"):
         build(strategy="pretrained")
+    with pytest.raises(ConfigError, match="strategy random begins anew, found 'some/graft'"):
+        build(pretrained="some/graft")
     with pytest.raises(ConfigError, match="found a stream"):
         build().learn([])
 
@@ -207,6 +209,14 @@ def test_pretrained_rows_are_taken_kept_and_saved(tmp_path: Path) -> None:
         file.unlink()  # what it began with is no longer there
     loaded = grafts.load(tmp_path / "ipt")
     assert torch.equal(loaded.class_scores(tasks(), WORDS), scores)
+
+
+def test_rows_that_training_does_not_reach_are_stored_and_not_touched(tmp_path: Path) -> None:
+    system = build(strategy="pretrained", pretrained=str(knowledge(tmp_path)))
+    system.learn(tasks(("zzz",)))
+    letters = {*b"zzz So"}
+    assert len(system.table.ids) > len(letters)
+    assert system.parameter_counts() == {"stored": 259 * 96, "touched": len(letters) * 96}
 
 
 @pytest.mark.parametrize("trains", [True, False])

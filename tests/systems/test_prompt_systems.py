@@ -223,6 +223,18 @@ def test_worked_examples_are_drawn_with_the_classes_in_turn() -> None:
     assert again.config == system.config
 
 
+def test_worked_examples_of_a_stream_are_refused_and_without_any_no_sentence_is_made() -> None:
+    with pytest.raises(ConfigError, match=r"system\.examples: expected training sentences by number, found a stream"):
+        build("manual_prompt", examples=2).learn([])
+    build("manual_prompt").learn(pytest.fail("a sentence was made") for _ in range(3))
+    build("prompt_tuning", num_tokens=2).learn(pytest.fail("a sentence was made") for _ in range(3))
+
+
+def test_a_probe_has_no_cloze() -> None:
+    with pytest.raises(ValueError, match="Input should be 'pooled'"):
+        build("linear_probe", head="cloze")
+
+
 def test_worked_examples_stand_before_the_question_and_survive_saving(tmp_path: Path) -> None:
     system = build("manual_prompt", examples=2, separator="\n")
     plain = build("manual_prompt")

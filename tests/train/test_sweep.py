@@ -82,12 +82,15 @@ def run(data: Path, folder: Path, **more: Mapping[str, Any]) -> tuple[SweepRunne
 def test_every_run_of_the_shipped_sweeps_has_a_whole_recipe(path: Path) -> None:
     sweep = load_sweep(path)
     assert len(sweep.sweep.seeds) == 5
-    assert set(sweep.methods) >= {"manual", "prompt_tuning", "prefix_tuning", "prompt_ipt_random"}
+    assert set(sweep.methods) >= {"prompt_tuning", "prefix_tuning", "prompt_ipt_random", "prefix_ipt_pretrained"}
     grafts = {name: Path("graft") for name in sweep.pretrained}
-    for name in sweep.pretrained:
-        assert pretraining(sweep, name).system.name in system_names()
+    before = {name: pretraining(sweep, name).system for name in sweep.pretrained}
+    assert {table.name for table in before.values()} <= set(system_names())
+    for own in (table.system for table in sweep.methods.values() if table.system.get("strategy") == "encoder"):
+        given = before[own["pretrained"][1:]].options()  # of another shape, its network would be left where it is
+        assert (given["network"], given["num_tokens"]) == (own["network"], own["num_tokens"])
     for dataset, method, count in plan(sweep):
-        assert count >= 5
+        assert count >= (5 if sweep.methods[method].draws else 1)
         for choice in choices(sweep.methods[method]):
             found = job(sweep, dataset, method, 1, choice, grafts)
             assert found.recipe.train.seed == found.recipe.data.train["draw"] == 1
@@ -139,6 +142,42 @@ def test_a_sweep_that_was_stopped_goes_on(data: Path, tmp_path: Path, monkeypatc
     assert [{k: v for k, v in row.items() if k not in timeless} for row in rows] == [
         {k: v for k, v in row.items() if k not in timeless} for row in whole
     ]
+
+
+def test_a_method_that_draws_nothing_runs_once_and_stands_for_every_seed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manual = {"system": {"name": "manual_prompt"}, "settings": MEAN}
+    _, wanted = run(data, tmp_path / "each", methods={"manual": manual})
+    ran: list[str] = []
+    before = SweepRunner._run
+    monkeypatch.setattr(SweepRunner, "_run", lambda self, each, **how: ran.append(each.id) or before(self, each, **how))
+    runner, found = run(data, tmp_path / "once", methods={"manual": {**manual, "draws": False}})
+    assert len([one for one in ran if "manual" in one]) == 1
+    assert [(row["method"], row["seed"], row["hits"]) for row in found] == [
+        (row["method"], row["seed"], row["hits"]) for row in wanted
+    ]
+    assert runner.known() == found
+    trained = {"system": {"name": "prompt_tuning", "num_tokens": 2}, "settings": MEAN, "draws": False}
+    with pytest.raises(ConfigError, match="expected true for a method that is trained"):
+        run(data, tmp_path / "trained", methods={"manual": trained})
+
+
+def test_a_table_shows_one_choice_even_where_another_was_reported_before(data: Path, tmp_path: Path) -> None:
+    """With other seeds to tune by, another choice may be the best; the rows of the one before it stay in the file."""
+    run(data, tmp_path / "runs")
+    place = tmp_path / "runs" / ROWS
+    rows = read_rows(place)
+    chosen = next(row["choice"] for row in rows if row["method"] == "prompt" and row.get("test"))
+    for one in rows:  # the other rate turns out to be the better one
+        if one["method"] == "prompt" and one["choice"] != chosen:
+            one["dev"] = {**one["dev"], "accuracy": 101.0}
+    place.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    runner, found = run(data, tmp_path / "runs")
+    others = [row for row in found if row["method"] == "prompt"]
+    assert [row["seed"] for row in others] == [0, 1]
+    assert all(row["choice"] != chosen for row in others)
+    assert [row["id"] for row in runner.known()] == [row["id"] for row in found]
 
 
 def test_the_reported_rows_are_asked_only_when_the_choice_is_made(
@@ -302,7 +341,12 @@ def test_a_part_of_a_sweep_pretrains_what_it_begins_with_alone(data: Path) -> No
         ({"common": {"trian": {}}}, "unknown table of common 'trian'; did you mean 'train'"),
         ({"datasets": {"films": {"path": "x", "template": "sst2", "shot": 3}}}, "unknown key 'datasets.films.shot'"),
         ({"methods": {"prompt": {"system": {"name": "p"}, "tune": {"train.lr": []}}}}, "found an empty list"),
-        ({"sweep": {"seeds": []}}, "expected at least one dataset, one method and one seed"),
+        ({"methods": {}}, "expected at least one dataset and one method"),
+        ({"sweep": {"seeds": []}}, "sweep.seeds: expected one seed or more, each once, found []"),
+        ({"sweep": {"seeds": [1, 1]}}, "sweep.seeds: expected one seed or more, each once, found [1, 1]"),
+        ({"sweep": {"tune_seeds": []}}, "sweep.tune_seeds: expected one seed or more"),
+        ({"sweep": {"seeds": [-1]}}, "sweep.seeds.0"),
+        ({"methods": {"p": {"system": {"name": "p"}, "tune": {"train.lr": [1]}, "draws": False}}}, "methods.p.draws"),
     ],
 )
 def test_a_bad_sweep_is_told_in_one_sentence(data: Path, change: dict[str, Any], message: str) -> None:
@@ -368,6 +412,12 @@ def test_what_is_wrong_with_the_last_dataset_or_method_is_told_before_the_first_
     with pytest.raises(ConfigError, match=r"misspelt on films: .*did you mean 'system.num_tokens'"):
         run(data, tmp_path / "runs", methods={"misspelt": misspelt})
     assert not (tmp_path / "runs" / ROWS).exists()
+    run(data, tmp_path / "runs")
+    done = read_rows(tmp_path / "runs" / ROWS)
+    more = {"again": {"system": {"name": "manual_prompt"}, "settings": MEAN}}
+    with pytest.raises(DataError, match=r"gone\.tsv"):  # of a sweep that has grown, too
+        run(data, tmp_path / "runs", methods=more, datasets={"films": films, "gone": gone})
+    assert read_rows(tmp_path / "runs" / ROWS) == done
 
 
 def test_a_line_that_a_kill_has_cut_costs_its_own_run_alone(data: Path, tmp_path: Path) -> None:

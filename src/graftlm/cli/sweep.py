@@ -108,7 +108,7 @@ def _write(
 
 def _saved(savings: Mapping[str, float]) -> str:
     return (
-        f"Shared between runs: frozen parts loaded {savings['parts_loaded']:.0f} times and used "
+        f"Shared between the runs of the last call: frozen parts loaded {savings['parts_loaded']:.0f} times and used "
         f"{savings['parts_reused']:.0f} times again, data read {savings['data_read']:.0f} times and used "
         f"{savings['data_reused']:.0f} times again, every text encoded once; that saved "
         f"{savings['parts_and_tokens_saved_s'] + savings['data_saved_s']:.0f} s."

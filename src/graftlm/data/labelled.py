@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -42,7 +42,7 @@ class Table(BaseModel):
     columns: dict[str, str | list[str]] = Field(default_factory=dict, description="slot -> its column, by its own name")
     header: list[str] = Field(default_factory=list, description="names of the columns of a .csv without a first line")
     group: str = Field("", description="column of what rows share (a passage): never in training and dev at once")
-    rows: str = Field("plain", description="plain, or another shape: multirc, trec")
+    rows: Literal["plain", "multirc", "trec"] = Field("plain", description="plain, or another shape")
 
 
 class Template(BaseModel):
@@ -227,6 +227,11 @@ def _read(path: Path, name: str, more: Mapping[str, Any]) -> Template:
 
 def _check(template: Template, path: Path) -> None:
     """Raises: ConfigError for a template that says nothing, or the same of two classes."""
+    if "" in template.slots or set(_SLOT.sub("", template.text)) & set("{}"):
+        raise ConfigError(
+            f"{path}: text: expected every brace to belong to a slot named in letters, digits and underscores, as "
+            f"{{text}}, found {template.text!r}; give the column another name under 'columns'"
+        )
     masks = _SLOT.findall(template.text).count(MASK)
     if masks != 1:
         raise ConfigError(f"{path}: text: expected one {{mask}}, found {masks}")

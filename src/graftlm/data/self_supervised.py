@@ -71,7 +71,8 @@ def choice(documents: Sequence[Sequence[str]], rng: random.Random, *, hybrid: bo
     label = rng.randrange(NUM_CHOICES)
     options = [*wrong[:label], own[place + 1], *wrong[label:]]
     question = " Which of these comes next?" if hybrid else " ?"
-    return Sentence((*_filled(own[place]), Text(question), *_options(options), _target(label, letters(NUM_CHOICES))))
+    shown = [Text(Filled(" " + option, True)) for option in options]
+    return Sentence((*_filled(own[place]), Text(question), *_options(shown), _target(label, letters(NUM_CHOICES))))
 
 
 def single(text: str, stars: int, *, hybrid: bool = False) -> Sentence:
@@ -80,28 +81,28 @@ def single(text: str, stars: int, *, hybrid: bool = False) -> Sentence:
     return Sentence((*_filled(text), Text(question), _target(stars, STAR_WORDS)))
 
 
-def as_choice(sentence: Sentence, names: Sequence[str] = ()) -> Sentence:
+def as_choice(sentence: Sentence) -> Sentence:
     """A classification task as a choice among lettered options, which are its label words (PPT §3.2.4).
 
-    `names`: what the options say; the label words without. A sentence of no such task, or that is a choice
-    already, stays as it is.
+    A sentence of no such task, or that is a choice already, stays as it is.
     """
     for place, part in enumerate(sentence):
         if part.target and isinstance(part, Text) and isinstance(part.content, LabelWord):
             word = part.content
             if word.words == letters(len(word.words)):
                 return sentence
-            options = list(names) or [words[0].strip() for words in word.words]
+            options = [Text(" " + words[0].strip()) for words in word.words]
             before, after = sentence.parts[:place], sentence.parts[place + 1 :]
             lettered = _target(word.label, letters(len(options)))
             return Sentence((*before, Text(" ?"), *_options(options), lettered, *after))
     return sentence
 
 
-def _options(options: Sequence[str]) -> list[Part]:
+def _options(options: Sequence[Text]) -> list[Part]:
+    """Every option behind its letter, and the words that ask for one."""
     parts: list[Part] = []
     for letter, option in zip(_LETTERS, options, strict=False):
-        parts += [Text(f" {letter}."), *_filled(" " + option)]
+        parts += [Text(f" {letter}."), option]
     return [*parts, Text(" The answer is")]
 
 

@@ -72,8 +72,8 @@ def _comparisons(summary: Summary) -> str:
         cells = [_difference(found.get((method, dataset))) for dataset in columns]
         lines.append(f"| {method} over {base} | " + " | ".join(cells) + " |")
     note = (
-        "Points of accuracy with 95 % intervals of the paired bootstrap over rows and seeds; bold where the interval "
-        "leaves out nothing. The p of a mean stands behind it."
+        "Points of accuracy with 95 % intervals of the paired bootstrap over rows and seeds; bold where zero lies "
+        "outside. A mean is over the datasets that both were run on, and has its p."
     )
     return "\n".join(lines) + f"\n\n{note}"
 

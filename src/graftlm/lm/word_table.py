@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,21 @@ _ROWS_AT_ONCE = 64
 
 
 @torch.no_grad()
-def keep_words(table: TokenTable, sentences: Sequence[Sentence], words: Words) -> None:
-    """Gives the words of sentences rows of their own.
+def keep_words(table: TokenTable, sentences: Iterable[Sentence], words: Words) -> int:
+    """Gives the words of sentences rows of their own, and says how many words there are.
 
     Raises: ConfigError without sentences, which a stream does not tell beforehand.
     """
-    if not sentences:
+    found: set[int] = set()
+    rest, count = iter(sentences), 0
+    while some := list(islice(rest, _ROWS_AT_ONCE)):
+        ids, mask = words(some)
+        found.update(ids[mask].tolist())
+        count += len(some)
+    if not count:
         raise ConfigError("a table of words: expected training sentences by number, found a stream; leave out 'stream'")
-    for start in range(0, len(sentences), _ROWS_AT_ONCE):
-        ids, mask = words(sentences[start : start + _ROWS_AT_ONCE])
-        table.keep(ids[mask])
+    table.keep(torch.tensor(sorted(found), dtype=torch.long, device=table.ids.device))
+    return len(found)
 
 
 def begin_from(tensors: Mapping[str, Tensor], table: TokenTable, network: nn.Module | None, where: str) -> None:

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
@@ -278,8 +278,11 @@ class System(nn.Module, ABC):
         """Numbers of its own that a training log shows over time, by name; they are read, not minimised."""
         return {}
 
-    def learn(self, sentences: Sequence[Sentence]) -> None:
-        """Called once before training with its sentences: what is told by them, or taken from another graft."""
+    def learn(self, sentences: Iterable[Sentence]) -> None:
+        """Called once before training with its sentences: what is told by them, or taken from another graft.
+
+        They are made as they are asked for; those of a stream are not among them.
+        """
 
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
         """Called before trained tensors are copied in: a part whose size follows from its data takes theirs."""

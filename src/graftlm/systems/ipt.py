@@ -17,7 +17,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Self
 
@@ -79,7 +79,11 @@ class IPTConfig(PromptConfig):
 
 
 class IPT(TextSystem):
-    """The words' rows of the table, or what a network makes of them, as a prompt of the row."""
+    """The words' rows of the table, or what a network makes of them, as a prompt of the row.
+
+    Attributes:
+        reached: rows of the table that the training sentences move; None where they are not known
+    """
 
     name = "ipt"
     Config = IPTConfig
@@ -93,6 +97,7 @@ class IPT(TextSystem):
         self.table = table.requires_grad_(config.strategy != "encoder")
         self.connector = connector
         self.task = task
+        self.reached: int | None = None
 
     @classmethod
     def build(cls, config: IPTConfig, parts: Parts) -> Self:
@@ -122,13 +127,13 @@ class IPT(TextSystem):
         """As of every text system, but for where the released code cuts."""
         return replace(super().layout, shorten="start" if self.config.does("cut_start") else "end")
 
-    def learn(self, sentences: Sequence[Sentence]) -> None:
+    def learn(self, sentences: Iterable[Sentence]) -> None:
         """Takes what is pre-trained, and gives the words that prompts are written from rows. Raises: ConfigError."""
         if self.config.pretrained and not self.begun:
             tensors = trained_tensors(self.config.pretrained)
             begin_from(tensors, self.table, self.connector.network, self.config.pretrained)
         if self.config.strategy != "encoder":
-            keep_words(self.table, sentences, lambda some: self._sources(self.read(some)))
+            self.reached = keep_words(self.table, sentences, lambda some: self._sources(self.read(some)))
 
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
         """The table has as many rows as the tensors say."""
@@ -140,9 +145,10 @@ class IPT(TextSystem):
 
     def parameter_counts(self) -> dict[str, int]:
         """`stored`: with the table of the whole vocabulary; `touched`: with the rows that training can reach."""
-        touched = sum(parameter.numel() for _, parameter in self.trainable())
-        rows = self.table.rows.numel() if self.table.rows.requires_grad else 0
-        return {"stored": touched - rows + self.table.stored, "touched": touched}
+        held = self.table.rows if self.table.rows.requires_grad else self.table.rows[:0]
+        others = sum(parameter.numel() for _, parameter in self.trainable()) - held.numel()
+        reached = len(held) if self.reached is None else self.reached
+        return {"stored": others + self.table.stored, "touched": others + reached * self.table.width}
 
     def inputs(self, sentences: Sequence[Sentence]) -> LMInputs:
         """The words, with the prompt of each row before them or in every layer."""
@@ -186,6 +192,10 @@ def _check(config: IPTConfig, lm: LanguageModel) -> None:
     writes = config.strategy == "encoder"
     if config.strategy == "pretrained" and not config.pretrained:
         raise ConfigError("system.pretrained: strategy pretrained begins with a graft of `knowledge`, found none")
+    if config.strategy == "random" and config.pretrained:
+        raise ConfigError(
+            f"system.pretrained: strategy random begins anew, found '{config.pretrained}'; set strategy: pretrained"
+        )
     if config.does("drawn_head") and (lm.is_causal or config.head != "pooled"):
         raise ConfigError(
             "system.preset: the released head reads position 0 of an encoder, found a causal LM or a cloze; "

@@ -13,7 +13,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -74,7 +74,7 @@ class Knowledge(System):
         """Words alone."""
         return Layout(bos="start", max_length=self.config.max_length)
 
-    def learn(self, sentences: Sequence[Sentence]) -> None:
+    def learn(self, sentences: Iterable[Sentence]) -> None:
         """Gives every word of the corpus a row."""
         keep_words(self.table, sentences, self._words)
 

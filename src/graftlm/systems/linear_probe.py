@@ -13,7 +13,7 @@ Differences from the paper:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from torch import Tensor
 from graftlm.data.sentence import Sentence
 from graftlm.lm.base import LMInputs
 from graftlm.lm.compose import compose
-from graftlm.lm.readout import HeadName, PooledHead, asked, pooled_loss
+from graftlm.lm.readout import PooledHead, asked, pooled_loss
 from graftlm.systems.base import Parts, PromptConfig, TextSystem
 
 _MOST_KEPT = 20_000
@@ -31,7 +31,7 @@ _MOST_KEPT = 20_000
 class LinearProbeConfig(PromptConfig):
     """A pooled head, and nothing else."""
 
-    head: HeadName = Field("pooled", description="pooled: a linear head is all there is")
+    head: Literal["pooled"] = Field("pooled", description="pooled: a linear head is all there is")
     num_classes: int = Field(2, ge=2, description="classes of the head")
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from pydantic import Field
@@ -24,6 +24,7 @@ from pydantic import Field
 from graftlm.data.labelled import chosen
 from graftlm.data.sentence import Sentence, Text
 from graftlm.data.tokenize import Layout, tokenize_row
+from graftlm.errors import ConfigError
 from graftlm.lm.base import LMInputs
 from graftlm.lm.compose import compose
 from graftlm.systems.base import Parts, PromptConfig, TextSystem
@@ -57,17 +58,23 @@ class ManualPrompt(TextSystem):
         rows = json.loads(self.config.drawn) if self.config.drawn else []
         return [Sentence.from_json(row).context() for row in rows]
 
-    def learn(self, sentences: Sequence[Sentence]) -> None:
-        """Draws the worked examples, the classes in turn."""
-        rng = random.Random(self.config.draw)
+    def learn(self, sentences: Iterable[Sentence]) -> None:
+        """Draws the worked examples, the classes in turn. Raises: ConfigError where there is nothing to draw from."""
+        if not self.config.examples:
+            return
+        rng, there = random.Random(self.config.draw), list(sentences)
+        if not there:
+            raise ConfigError(
+                "system.examples: expected training sentences by number, found a stream; leave out 'stream'"
+            )
         classes: dict[int, list[Sentence]] = {}
-        for sentence in rng.sample(list(sentences), len(sentences)) if self.config.examples else ():
+        for sentence in rng.sample(there, len(there)):
             classes.setdefault(chosen(sentence)[0], []).append(sentence)
         drawn: list[Sentence] = []
         while len(drawn) < self.config.examples and any(classes.values()):
             drawn += [own.pop() for _, own in sorted(classes.items()) if own][: self.config.examples - len(drawn)]
         rng.shuffle(drawn)
-        told = json.dumps([sentence.to_json() for sentence in drawn], ensure_ascii=False) if drawn else ""
+        told = json.dumps([sentence.to_json() for sentence in drawn], ensure_ascii=False)
         self.config = self.config.model_copy(update={"drawn": told})
 
     def inputs(self, sentences: Sequence[Sentence]) -> LMInputs:

@@ -14,7 +14,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field
@@ -64,7 +64,7 @@ class PPT(TextSystem):
         """K positions among the words."""
         return self.config.num_tokens, 0
 
-    def learn(self, sentences: Sequence[Sentence]) -> None:
+    def learn(self, sentences: Iterable[Sentence]) -> None:
         """Takes the pre-trained prompt. Raises: ConfigError when it does not fit; CheckpointError."""
         if self.begun or not self.config.pretrained:
             return

@@ -141,7 +141,7 @@ def open_data(
         val, _ = fitting(system, val, ledger, str((recipe.data.val or {}).get("path", "")))
     ledger.check()
     told = [source.samples for source in sources if isinstance(source, IndexedSource)]
-    system.learn([sample.sentence for samples in told for sample in samples])
+    system.learn(sample.sentence for samples in told for sample in samples)
     source = sources[0] if len(sources) == 1 else MixedSource(sources, factors)
     return source, Validation(system, val, recipe) if val else None
 

@@ -20,7 +20,7 @@ from graftlm.config import Recipe
 from graftlm.data.ledger import Ledger
 from graftlm.data.readers import Dataset, by_number, read
 from graftlm.data.sample import Sample
-from graftlm.errors import GraftError
+from graftlm.errors import ConfigError, GraftError
 from graftlm.systems.base import System
 from graftlm.train.log import Bar
 from graftlm.train.setup import prepare
@@ -34,6 +34,7 @@ from graftlm.train.sweep_recipe import (
     methods_of,
     plan,
     pretraining,
+    seeds_of,
 )
 from graftlm.train.trainer import Trainer, train
 from graftlm.train.validate import spread
@@ -101,8 +102,7 @@ class SweepRunner:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         found: list[dict[str, Any]] = []
-        if not self._rows:
-            self._look_ahead()
+        self._look_ahead()
         with self._bar:
             self._grafts = {name: self._pretrained(name) for name in self.sweep.pretrained}
             for dataset in self.sweep.datasets:
@@ -112,21 +112,22 @@ class SweepRunner:
         return found
 
     def _look_ahead(self) -> None:
-        """Builds every recipe and reads every dataset once: what is wrong with the last of them is told first.
+        """Builds every recipe and reads every dataset that has no row: what is wrong with the last one is told first.
 
         Raises: ConfigError; DataError.
         """
         grafts = {name: self.folder / "pretrained" / name for name in self.sweep.pretrained}
         for name in self.sweep.pretrained:
             pretraining(self.sweep, name)
+        begun = {row.get("dataset") for row in self._rows.values()}
         for dataset in self.sweep.datasets:
             seed, methods = self.sweep.sweep.seeds[0], methods_of(self.sweep, dataset)
             for method in methods:
                 for choice in choices(self.sweep.methods[method]):
                     each = job(self.sweep, dataset, method, seed, choice, grafts)
-            for spec in (each.recipe.data.train, each.recipe.data.val, each.test) if methods else ():
-                assert spec is not None
-                read(spec, Ledger())
+            if methods and dataset not in begun:
+                for spec in (each.recipe.data.train, each.recipe.data.val or {}, each.test):
+                    read(spec, Ledger())
 
     def known(self) -> list[dict[str, Any]]:
         """The rows of this very sweep that were reported so far, or failed; nothing is run. Raises: ConfigError."""
@@ -134,12 +135,14 @@ class SweepRunner:
         found: list[dict[str, Any]] = []
         for dataset in self.sweep.datasets:
             for method in methods_of(self.sweep, dataset):
-                seeds, options = self.sweep.sweep.seeds, choices(self.sweep.methods[method])
-                ids = [self._job(dataset, method, seed, choice).id for choice in options for seed in seeds]
+                tried = [self._rows.get(each.id) for each in self._tried(dataset, method)]
+                done = [row for row in tried if row is not None]
+                if len(done) < len(tried):
+                    continue
+                chosen = best_choice(done) if done else choices(self.sweep.methods[method])[0]
+                ids = [self._job(dataset, method, seed, chosen).id for seed in seeds_of(self.sweep, method)]
                 rows = [self._rows[one] for one in ids if one in self._rows]
-                chosen = [row["choice"] for row in rows if row.get("test")]
-                failed = [row for row in rows if row.get("failed") and (not chosen or row["choice"] in chosen)]
-                found += [*(row for row in rows if row.get("test")), *failed]
+                found += self._for_all_seeds(method, [row for row in rows if row.get("test") or row.get("failed")])
         return found
 
     def savings(self) -> dict[str, float]:
@@ -155,18 +158,28 @@ class SweepRunner:
 
     def _cell(self, dataset: str, method: str) -> list[dict[str, Any]]:
         """One method on one dataset: the choice by dev rows, then every seed with it."""
-        options = choices(self.sweep.methods[method])
-        tried: list[Job] = []
-        chosen = options[0]
-        if len(options) > 1:
-            seeds = self.sweep.sweep.tune_seeds
-            tried = [self._job(dataset, method, seed, one) for one in options for seed in seeds]
+        tried = self._tried(dataset, method)
+        chosen = choices(self.sweep.methods[method])[0]
+        if tried:
             chosen = best_choice([self._one(each, report=False) for each in tried])
-        seeds = self.sweep.sweep.seeds
+        seeds = seeds_of(self.sweep, method)
         rows = [self._one(self._job(dataset, method, seed, chosen), report=True) for seed in seeds]
         for each in tried:
             self._tidy(each)
-        return rows
+        return self._for_all_seeds(method, rows)
+
+    def _tried(self, dataset: str, method: str) -> list[Job]:
+        """The runs among which a method's choice is made; none where there is nothing to choose."""
+        options, seeds = choices(self.sweep.methods[method]), self.sweep.sweep.tune_seeds
+        return [self._job(dataset, method, seed, one) for one in options for seed in seeds] if len(options) > 1 else []
+
+    def _for_all_seeds(self, method: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows of a method; where nothing is drawn, its one row for every seed. Raises: ConfigError."""
+        if self.sweep.methods[method].draws:
+            return list(rows)
+        if any(row.get("steps") for row in rows):
+            raise ConfigError(f"sweep: methods.{method}.draws: expected true for a method that is trained, found false")
+        return [{**row, "seed": seed} for row in rows for seed in self.sweep.sweep.seeds]
 
     def _pretrained(self, name: str) -> Path:
         """The graft that methods begin with, trained unless it is there."""

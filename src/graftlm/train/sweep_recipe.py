@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,6 +19,7 @@ from graftlm.errors import ConfigError, unknown
 from graftlm.systems.base import system_class
 from graftlm.train.setup import complete_recipe
 
+Seed = Annotated[int, Field(ge=0)]
 _TABLES = ("system", "data", "train", "evaluate", "run")
 _FREE = ("run",)
 
@@ -26,8 +27,8 @@ _FREE = ("run",)
 class SweepTable(Table):
     """What is run, and where it goes."""
 
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2, 3, 4], description="of draws, weights and order")
-    tune_seeds: list[int] = Field(
+    seeds: list[Seed] = Field(default_factory=lambda: [0, 1, 2, 3, 4], description="of draws, weights and order")
+    tune_seeds: list[Seed] = Field(
         default_factory=lambda: [0], description="seeds whose dev rows choose among `tune`; the reported rows never do"
     )
     data: str = Field("data", description="folder that the datasets' paths are relative to")
@@ -63,6 +64,7 @@ class MethodTable(Table):
     settings: dict[str, str] = Field(default_factory=dict, description="of the classification task, as calibrate: yes")
     base: str = Field("", description="the method that this one is compared with, row by row")
     datasets: list[str] = Field(default_factory=list, description="on these alone; empty: on all")
+    draws: bool = Field(True, description="false: nothing is trained or drawn, so that one run stands for every seed")
 
 
 class SweepRecipe(Table):
@@ -81,8 +83,11 @@ class SweepRecipe(Table):
         for table in self.common:
             if table not in _TABLES:
                 raise ValueError(unknown("table of common", table, _TABLES))
-        if not self.datasets or not self.methods or not self.sweep.seeds:
-            raise ValueError("expected at least one dataset, one method and one seed, found none of them")
+        if not self.datasets or not self.methods:
+            raise ValueError("expected at least one dataset and one method, found none of them")
+        for key, seeds in (("seeds", self.sweep.seeds), ("tune_seeds", self.sweep.tune_seeds)):
+            if not seeds or len(set(seeds)) < len(seeds):
+                raise ValueError(f"sweep.{key}: expected one seed or more, each once, found {seeds}")
         for name, method in self.methods.items():
             if method.base and method.base not in self.methods:
                 raise ValueError(f"methods.{name}.base: {unknown('method', method.base, self.methods)}")
@@ -91,6 +96,8 @@ class SweepRecipe(Table):
                     raise ValueError(f"methods.{name}.datasets: {unknown('dataset', dataset, self.datasets)}")
             if any(not values for values in method.tune.values()):
                 raise ValueError(f"methods.{name}.tune: expected values to choose from, found an empty list")
+            if method.tune and not method.draws:
+                raise ValueError(f"methods.{name}.draws: a method that is tuned is trained, found false; leave it out")
         return self
 
     def only(self, names: Iterable[str]) -> SweepRecipe:
@@ -169,13 +176,18 @@ def methods_of(sweep: SweepRecipe, dataset: str) -> list[str]:
     return [name for name, table in sweep.methods.items() if not table.datasets or dataset in table.datasets]
 
 
+def seeds_of(sweep: SweepRecipe, method: str) -> list[int]:
+    """The seeds that a method is run with: the first alone where nothing is drawn."""
+    return sweep.sweep.seeds if sweep.methods[method].draws else sweep.sweep.seeds[:1]
+
+
 def plan(sweep: SweepRecipe) -> Iterator[tuple[str, str, int]]:
     """Dataset, method and the number of runs at most, one after the other."""
     for dataset in sweep.datasets:
         for method in methods_of(sweep, dataset):
             count = len(choices(sweep.methods[method]))
             tuning = count * len(sweep.sweep.tune_seeds) if count > 1 else 0
-            yield dataset, method, tuning + len(sweep.sweep.seeds)
+            yield dataset, method, tuning + len(seeds_of(sweep, method))
 
 
 def pretraining(sweep: SweepRecipe, name: str) -> Recipe:
