@@ -202,6 +202,24 @@ def test_a_model_without_a_head_gives_states_and_their_mean(ids: Tensor) -> None
         lm.token_rows()
 
 
+@torch.no_grad()
+def test_a_head_in_several_parts_is_left_out(ids: Tensor) -> None:
+    """DistilBERT's is four modules in a row: it is read as a model without a head is, by its states."""
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    sizes = {"vocab_size": 300, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
+    torch.manual_seed(0)
+    model = DistilBertForMaskedLM(DistilBertConfig(**sizes)).eval()
+    lm = MaskedLM.from_model(model, mask_tokenizer())
+    wanted = model.distilbert(input_ids=ids, attention_mask=right_mask().long()).last_hidden_state
+    output = lm(LMInputs(lm.embed(ids), right_mask()))
+    assert close(output.hidden[right_mask()], wanted[right_mask()])
+    assert not lm.has_head
+    assert output.logits.shape == (ROWS, LENGTH, 0)
+    with pytest.raises(UnsupportedLMError, match="take no keys and values"):
+        _ = lm.prefix_geometry
+
+
 def test_what_needs_a_cache_or_a_memory_is_refused(lm: MaskedLM, ids: Tensor) -> None:
     for ask in (lambda: lm.new_cache(1, 4), lambda: lm.attach_cross_attention({}), lambda: lm.read_cache(None)):
         with pytest.raises(UnsupportedLMError, match="choose a causal language model"):

@@ -32,7 +32,7 @@ _PROBE_LENGTH = 4
 
 
 class MaskedLM(LanguageModel):
-    """An unmodified encoder of transformers, with its masked-LM head where it has one.
+    """An unmodified encoder of transformers, with its masked-LM head where it has one that is one module.
 
     Built, it is tried once: what comes out through embeddings and mask must equal what the model makes of ids.
     """
@@ -41,6 +41,7 @@ class MaskedLM(LanguageModel):
 
     def __init__(self, model: Any, tokenizer: Any, fingerprint: str, *, name: str) -> None:
         super().__init__()
+        model = model if len(_heads(model)) == 1 else model.base_model  # a head in several parts is not called alone
         self.model = model.eval()
         self.name = name
         self.fingerprint = fingerprint
@@ -53,8 +54,7 @@ class MaskedLM(LanguageModel):
         self._takes_past = "past_key_values" in accepted
         if "position_ids" not in accepted:
             raise UnsupportedLMError(f"{self._family}: it takes no positions, so that padding would be counted")
-        heads = [child for child in model.children() if child is not self._encoder]
-        self.has_head = self._encoder is not model and len(heads) == 1
+        self.has_head = self._encoder is not model
         self.dim = int(model.get_input_embeddings().weight.shape[1])
         self.vocab_size = int(model.get_input_embeddings().weight.shape[0])
         self.num_layers, self.hidden_dim = int(self._config.num_hidden_layers), int(self._config.hidden_size)
@@ -115,8 +115,7 @@ class MaskedLM(LanguageModel):
         """Logits (..., V) of hidden states; (..., 0) without an output matrix."""
         if not self.has_head:
             return hidden.new_zeros(*hidden.shape[:-1], 0)
-        (head,) = (child for child in self.model.children() if child is not self._encoder)
-        logits: Tensor = head(hidden)
+        logits: Tensor = _heads(self.model)[0](hidden)
         return logits
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -223,6 +222,11 @@ def is_masked(folder: Path) -> bool:
     if config.get("is_decoder") or config.get("is_encoder_decoder") or any("Causal" in name for name in names):
         return False
     return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _heads(model: Any) -> list[Any]:
+    """What stands beside the network below the head."""
+    return [child for child in model.children() if child is not model.base_model]
 
 
 def _words(tokenizer: Any, name: str) -> TextTokenizer:

@@ -6,13 +6,15 @@ A prompt that is written for each input, out of its own words, beside or in plac
 vector for every token, by the same table pre-trained to tell kinds of text apart, or by a small network over it.
 
 Differences from the paper:
-- Only rows of tokens that the training data hold are kept and moved; all others stay what the table began as.
+- Only rows of tokens that prompts of the training data read are moved; all others stay what the table began as.
 - In a prefix every layer gets the instance's part, by one linear map of the table's vectors that begins near zero.
 - ``combine``, ``table: words`` (the model's own vectors) and ``table: zeros`` (unseen tokens add nothing) are ours.
 - ``preset: released`` does as the released code: *pads* (the first positions, [CLS] and padding included, each one a
   prompt), *first_layer* (of a prefix, times 0.05), *drawn_head* (position 0 through a linear map that is never trained,
   no cloze), *networks* (one filter a width, dropout that never ends; its LSTM cannot run), *cut_start* (long texts lose
-  their beginning). Its table was never optimised in pre-training: see ``knowledge``.
+  their beginning). Its table was never optimised in pre-training: see ``knowledge``. What is not followed: the pooler
+  before its head, positions that do not count a prefix (RoBERTa), and the choice of the best epoch on the rows reported.
+- The noise a table begins as is the same for every seed, so that rows which are not kept need not be written.
 """
 
 from __future__ import annotations
