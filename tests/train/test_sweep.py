@@ -169,9 +169,9 @@ def test_a_table_shows_one_choice_even_where_another_was_reported_before(data: P
     place = tmp_path / "runs" / ROWS
     rows = read_rows(place)
     chosen = next(row["choice"] for row in rows if row["method"] == "prompt" and row.get("test"))
-    for one in rows:  # the other rate turns out to be the better one
-        if one["method"] == "prompt" and one["choice"] != chosen:
-            one["dev"] = {**one["dev"], "accuracy": 101.0}
+    for one in rows:  # as if this rate had been the worse one
+        if one["method"] == "prompt" and one["choice"] == chosen:
+            one["dev"] = {**one["dev"], "accuracy": -1.0}
     place.write_text("".join(json.dumps(one) + "\n" for one in rows))
     runner, found = run(data, tmp_path / "runs")
     others = [row for row in found if row["method"] == "prompt"]
