@@ -118,6 +118,18 @@ def test_encoders_learn_too_by_cloze_or_by_head(name: str, family: str) -> None:
     assert not system.writes
 
 
+@pytest.mark.parametrize("training", ["full", "lora"])
+@pytest.mark.parametrize("family", ["bert", "bert_headless"])
+def test_every_weight_of_an_encoder_that_is_trained_gets_a_gradient(family: str, training: str) -> None:
+    """One that gets none has no state in the optimiser, and its checkpoint could not be gone on with."""
+    if training == "lora":
+        pytest.importorskip("peft")
+    fields = {"head": "pooled", "num_classes": 3} if family == "bert_headless" else {}
+    system = over_encoder("finetuning", family, training=training, **fields)
+    system.losses(tasks())["label"].backward()
+    assert [name for name, weight in system.trainable() if weight.grad is None] == []
+
+
 def test_a_model_without_output_matrix_needs_a_head() -> None:
     with pytest.raises(ConfigError, match="expected pooled for a language model without an output matrix"):
         over_encoder("prompt_tuning", "bert_headless", num_tokens=6)

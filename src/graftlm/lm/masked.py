@@ -32,7 +32,7 @@ _PROBE_LENGTH = 4
 
 
 class MaskedLM(LanguageModel):
-    """An unmodified encoder of transformers, with its masked-LM head where it has one that is one module.
+    """An encoder of transformers without its pooler, and with its masked-LM head where it has one that is one module.
 
     Built, it is tried once: what comes out through embeddings and mask must equal what the model makes of ids.
     """
@@ -48,6 +48,8 @@ class MaskedLM(LanguageModel):
         self.mask_id = tokenizer.mask_token_id
         self.tokenizer = _words(tokenizer, name)
         self._config = model.config
+        if getattr(self._encoder, "pooler", None) is not None:
+            self._encoder.pooler = None  # nothing reads it: it would get no gradient where the model is trained
         if self.mask_id is None or self.tokenizer.bos_id is None:
             raise BackboneError(f"masked language model '{name}': expected a mask and a first token, found none")
         accepted = inspect.signature(self._encoder.forward).parameters
