@@ -19,8 +19,8 @@ _ROWS_AT_ONCE = 64
 
 
 @torch.no_grad()
-def keep_words(table: TokenTable, sentences: Iterable[Sentence], words: Words) -> int:
-    """Gives the words of sentences rows of their own, and says how many words there are.
+def keep_words(table: TokenTable, sentences: Iterable[Sentence], words: Words) -> None:
+    """Gives the words of sentences rows of their own; they are the rows that training reaches.
 
     Raises: ConfigError without sentences, which a stream does not tell beforehand.
     """
@@ -33,7 +33,7 @@ def keep_words(table: TokenTable, sentences: Iterable[Sentence], words: Words) -
     if not count:
         raise ConfigError("a table of words: expected training sentences by number, found a stream; leave out 'stream'")
     table.keep(torch.tensor(sorted(found), dtype=torch.long, device=table.ids.device))
-    return len(found)
+    table.reached = len(found)
 
 
 def begin_from(tensors: Mapping[str, Tensor], table: TokenTable, network: nn.Module | None, where: str) -> None:

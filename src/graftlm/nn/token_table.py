@@ -27,6 +27,7 @@ class TokenTable(nn.Module):
 
     Attributes:
         rows: (R, W) float32; ids: (R,) long, ascending, the tokens they belong to
+        reached: how many of them training moves, where its data are known
     """
 
     ids: Tensor
@@ -35,6 +36,7 @@ class TokenTable(nn.Module):
         super().__init__()
         self.vocab_size, self.width = vocab_size, width
         self._start = start
+        self.reached: int | None = None
         self.rows = nn.Parameter(torch.zeros(0, width))
         setattr(self.rows, BY_ROW, True)
         # It is written where the trained rows are, and is no frozen part: not in the state dict.
@@ -44,6 +46,12 @@ class TokenTable(nn.Module):
     def stored(self) -> int:
         """Numbers of the table of the whole vocabulary."""
         return self.vocab_size * self.width
+
+    @property
+    def touched(self) -> int:
+        """Numbers that training moves."""
+        rows = len(self.ids) if self.reached is None else self.reached
+        return rows * self.width if self.rows.requires_grad else 0
 
     @torch.no_grad()
     def keep(self, ids: Tensor) -> None:

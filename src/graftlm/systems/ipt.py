@@ -6,15 +6,14 @@ A prompt that is written for each input, out of its own words, beside or in plac
 vector for every token, by the same table pre-trained to tell kinds of text apart, or by a small network over it.
 
 Differences from the paper:
-- Only rows of tokens that prompts of the training data read are moved; all others stay what the table began as.
+- Only rows of tokens that prompts of the training data read are moved; others stay as drawn, for all seeds alike.
 - In a prefix every layer gets the instance's part, by one linear map of the table's vectors that begins near zero.
 - ``combine``, ``table: words`` (the model's own vectors) and ``table: zeros`` (unseen tokens add nothing) are ours.
 - ``preset: released`` does as the released code: *pads* (the first positions, [CLS] and padding included, each one a
   prompt), *first_layer* (of a prefix, times 0.05), *drawn_head* (position 0 through a linear map that is never trained,
   no cloze), *networks* (one filter a width, dropout that never ends; its LSTM cannot run), *cut_start* (long texts lose
-  their beginning). Its table was never optimised in pre-training: see ``knowledge``. What is not followed: the pooler
-  before its head, positions that do not count a prefix (RoBERTa), and the choice of the best epoch on the rows reported.
-- The noise a table begins as is the same for every seed, so that rows which are not kept need not be written.
+  their beginning). Its table was never optimised in pre-training: see ``knowledge``. Not followed: the pooler before its
+  head, RoBERTa's positions that do not count a prefix, the best epoch chosen on the reported rows.
 """
 
 from __future__ import annotations
@@ -81,11 +80,7 @@ class IPTConfig(PromptConfig):
 
 
 class IPT(TextSystem):
-    """The words' rows of the table, or what a network makes of them, as a prompt of the row.
-
-    Attributes:
-        reached: rows of the table that the training sentences move; None where they are not known
-    """
+    """The words' rows of the table, or what a network makes of them, as a prompt of the row."""
 
     name = "ipt"
     Config = IPTConfig
@@ -99,7 +94,6 @@ class IPT(TextSystem):
         self.table = table.requires_grad_(config.strategy != "encoder")
         self.connector = connector
         self.task = task
-        self.reached: int | None = None
 
     @classmethod
     def build(cls, config: IPTConfig, parts: Parts) -> Self:
@@ -135,7 +129,7 @@ class IPT(TextSystem):
             tensors = trained_tensors(self.config.pretrained)
             begin_from(tensors, self.table, self.connector.network, self.config.pretrained)
         if self.config.strategy != "encoder":
-            self.reached = keep_words(self.table, sentences, lambda some: self._sources(self.read(some)))
+            keep_words(self.table, sentences, lambda some: self._sources(self.read(some)))
 
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
         """The table has as many rows as the tensors say."""
@@ -147,10 +141,8 @@ class IPT(TextSystem):
 
     def parameter_counts(self) -> dict[str, int]:
         """`stored`: with the table of the whole vocabulary; `touched`: with the rows that training can reach."""
-        held = self.table.rows if self.table.rows.requires_grad else self.table.rows[:0]
-        others = sum(parameter.numel() for _, parameter in self.trainable()) - held.numel()
-        reached = len(held) if self.reached is None else self.reached
-        return {"stored": others + self.table.stored, "touched": others + reached * self.table.width}
+        others = sum(parameter.numel() for _, parameter in self.trainable() if parameter is not self.table.rows)
+        return {"stored": others + self.table.stored, "touched": others + self.table.touched}
 
     def inputs(self, sentences: Sequence[Sentence]) -> LMInputs:
         """The words, with the prompt of each row before them or in every layer."""
@@ -192,12 +184,9 @@ def _widths(config: IPTConfig, lm: LanguageModel) -> tuple[int, int]:
 
 def _check(config: IPTConfig, lm: LanguageModel) -> None:
     writes = config.strategy == "encoder"
-    if config.strategy == "pretrained" and not config.pretrained:
-        raise ConfigError("system.pretrained: strategy pretrained begins with a graft of `knowledge`, found none")
-    if config.strategy == "random" and config.pretrained:
-        raise ConfigError(
-            f"system.pretrained: strategy random begins anew, found '{config.pretrained}'; set strategy: pretrained"
-        )
+    if not writes and bool(config.pretrained) != (config.strategy == "pretrained"):
+        what = f"found '{config.pretrained}' for strategy {config.strategy}"
+        raise ConfigError(f"system.pretrained: strategy pretrained alone begins with a graft of `knowledge`, {what}")
     if config.does("drawn_head") and (lm.is_causal or config.head != "pooled"):
         raise ConfigError(
             "system.preset: the released head reads position 0 of an encoder, found a causal LM or a cloze; "
