@@ -12,8 +12,8 @@ Differences from the paper:
 - ``preset: released`` does as the released code: *pads* (the first positions, [CLS] and padding included, each one a
   prompt), *first_layer* (of a prefix, times 0.05), *drawn_head* (position 0 through a linear map that is never trained,
   no cloze), *networks* (one filter a width, dropout that never ends; its LSTM cannot run), *cut_start* (long texts lose
-  their beginning). Its table was never optimised in pre-training: see ``knowledge``. Not followed: the pooler before its
-  head, RoBERTa's positions that do not count a prefix, the best epoch chosen on the reported rows.
+  their beginning). Its table was never optimised in pre-training: see ``knowledge``. Not followed: the pooler before
+  its head, RoBERTa's positions that do not count a prefix, the best epoch chosen on the reported rows.
 """
 
 from __future__ import annotations
