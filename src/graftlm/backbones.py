@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from graftlm.storage import MANIFEST, TEMPORARY, atomic_folder, replace_file
 if TYPE_CHECKING:
     from graftlm.encoders.base import Encoder
     from graftlm.lm.base import LanguageModel
+    from graftlm.lm.tokenizer import Remembering
     from graftlm.systems.base import Parts, PartsConfig
 
 _HUB_PATIENCE_S = 2.0
@@ -50,7 +52,8 @@ PACKAGED_LMS = {
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
-BUNDLED_LMS = (*PACKAGED_LMS, "toy")
+MINILM = "minilm-l6"
+BUNDLED_LMS = (*PACKAGED_LMS, MINILM, "toy")
 BUNDLED_ENCODERS = {
     "efficientnet-lite0": ("graftlm.encoders.efficientnet_lite", "EfficientNetLite0", "load"),
     "minilm-l6": ("graftlm.encoders.minilm", "MiniLM", "load"),
@@ -75,18 +78,27 @@ def load_lm(name: str, precision: str = "bfloat16") -> LanguageModel:
 
         return ToyLM().requires_grad_(False)
     # A wrong name is told before anything heavy is imported.
-    is_packaged = name in PACKAGED_LMS
-    folder = _converted(name) if is_packaged else find_model(name, "language model", BUNDLED_LMS)
-    folder = folder or fetch(name, _HUB_FILES)
-    if is_packaged and precision == "bfloat16":
+    folder = _bundled(name) or find_model(name, "language model", BUNDLED_LMS) or fetch(name, _HUB_FILES)
+    if name in PACKAGED_LMS and precision == "bfloat16":
         from graftlm.lm.llama import LlamaLM
 
         if LlamaLM.reads(folder):
             return LlamaLM(folder, name=name, fingerprint=_fingerprint(folder, name))
     from graftlm.lm.huggingface import HuggingFaceLM
+    from graftlm.lm.masked import MaskedLM, is_masked
 
-    lm = HuggingFaceLM.load(folder, name=name, precision=precision, fingerprint=_fingerprint(folder, name))
+    load = MaskedLM.load if is_masked(folder) else HuggingFaceLM.load
+    lm: LanguageModel = load(folder, name=name, precision=precision, fingerprint=_fingerprint(folder, name))
     return lm.requires_grad_(False)
+
+
+def _bundled(name: str) -> Path | None:
+    """The folder of a bundled language model; None for any other name."""
+    if name == MINILM:
+        from graftlm.encoders.minilm import package_folder
+
+        return package_folder()
+    return _converted(name) if name in PACKAGED_LMS else None
 
 
 def load_encoder(name: str) -> Encoder:
@@ -107,9 +119,9 @@ def load_parts(config: PartsConfig) -> Parts:
 
     Raises: ConfigError when two encoders read the same kind of part; BackboneError when a part cannot be used.
     """
-    from graftlm.systems.base import Parts, SystemConfig
+    from graftlm.systems.base import Parts, TextConfig
 
-    if isinstance(config, SystemConfig) and config.lm not in BUNDLED_LMS:
+    if isinstance(config, TextConfig) and config.lm not in BUNDLED_LMS:
         find_model(config.lm, "language model", BUNDLED_LMS)  # a wrong name is told before an encoder is loaded
     encoders: dict[str, Encoder] = {}
     for field, name in config:
@@ -119,7 +131,7 @@ def load_parts(config: PartsConfig) -> Parts:
                 kind = encoder.modality
                 raise ConfigError(f"system.{field}: '{name}' reads {kind}, as another encoder does; change one of them")
             encoders[encoder.modality] = encoder
-    lm = load_lm(config.lm, config.precision) if isinstance(config, SystemConfig) else None
+    lm = load_lm(config.lm, config.precision) if isinstance(config, TextConfig) else None
     return Parts(lm, encoders)
 
 
@@ -275,3 +287,51 @@ def _stamps(folder: Path) -> dict[str, list[int]]:
     """Size in bytes and time of change in ns of every file that makes up a model."""
     stats = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+class SharedParts:
+    """Frozen parts that are loaded once for many systems, and whose tokenizers remember what they have read.
+
+    Attributes:
+        loads, reuses: how often parts were read from disk, and how often they were there; seconds: time spent reading
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Parts] = {}
+        self._words: dict[str, Remembering] = {}
+        self.loads, self.reuses, self.seconds = 0, 0, 0.0
+
+    @property
+    def saved_s(self) -> float:
+        """Seconds that were not spent: on loading parts again, and on encoding the same words."""
+        loading = self.reuses * self.seconds / max(1, self.loads)
+        return loading + sum(words.saved_s for words in self._words.values())
+
+    def __call__(self, config: PartsConfig) -> Parts:
+        """The parts a config names. Raises: as `load_parts`."""
+        from graftlm.lm.tokenizer import Remembering
+
+        self._let_go()
+        named = {field: value for field, value in config if field in ("lm", "precision") or field.endswith("encoder")}
+        key = json.dumps(named, sort_keys=True, default=str)
+        if key in self._kept:
+            self.reuses += 1
+            return self._kept[key]
+        start = time.perf_counter()
+        parts = load_parts(config)
+        self.seconds += time.perf_counter() - start
+        self.loads += 1
+        if parts.language_model is not None:
+            words = self._words.setdefault(str(named["lm"]), Remembering(parts.lm.tokenizer))
+            parts.lm.tokenizer = words
+        self._kept[key] = parts
+        return parts
+
+    def _let_go(self) -> None:
+        """Forgets parts that a system has trained, or added trained weights to."""
+        self._kept = {key: parts for key, parts in self._kept.items() if not _is_trained(parts)}
+
+
+def _is_trained(parts: Parts) -> bool:
+    owned = [parts.language_model, *parts.encoders.values()]
+    return any(weight.requires_grad for part in owned if part is not None for weight in part.parameters())

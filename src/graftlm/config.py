@@ -191,7 +191,7 @@ def load_recipe(
     Raises: ConfigError, one sentence with the place.
     """
     path = Path(path)
-    tree = _read(path)
+    tree = read_tree(path)
     changed = {apply_override(tree, override) for override in overrides}
     return parse_recipe(tree, where=str(path), changed=changed, system_fields=system_fields)
 
@@ -211,7 +211,7 @@ def parse_recipe(
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, Recipe, where, (), set(changed))) from None
+        raise ConfigError(complaint(error, Recipe, where, (), set(changed))) from None
     if system_fields is None:
         return recipe
     return _with_system_defaults(recipe, where, set(changed), system_fields)
@@ -254,7 +254,7 @@ def _with_system_defaults(recipe: Recipe, where: str, changed: set[str], fields:
     try:
         config = model.model_validate(recipe.system.options())
     except ValidationError as error:
-        raise ConfigError(_sentence(error, model, where, ("system",), changed)) from None
+        raise ConfigError(complaint(error, model, where, ("system",), changed)) from None
     own = {"name": recipe.system.name, "start": recipe.system.start, "only": recipe.system.only}
     described = SystemTable.model_validate({**own, **config.model_dump(mode="json")})
     return recipe.model_copy(update={"system": described})
@@ -284,7 +284,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """The plain tables of a YAML file of at most 1 MB. Raises: ConfigError."""
     try:
         if path.stat().st_size > _LARGEST_RECIPE_BYTES:
             raise ConfigError(f"{path}: expected a recipe of at most 1 MB, found {path.stat().st_size} bytes")
@@ -310,10 +311,10 @@ def _parse(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {type(error).__name__}") from None
 
 
-def _sentence(
+def complaint(
     error: ValidationError, model: type[BaseModel], where: str, prefix: tuple[str, ...], changed: set[str]
 ) -> str:
-    """The first complaint as one sentence."""
+    """The first complaint of a validation as one sentence that names the place."""
     problem = error.errors(include_url=False)[0]
     place = (*prefix, *(str(step) for step in problem["loc"]))
     dotted = ".".join(place)
@@ -325,7 +326,7 @@ def _sentence(
     if kind == "missing":
         return f"{where}: '{dotted}' is missing; {_meaning(place, model, prefix)}"
     if kind == "value_error":
-        return f"{where}: {dotted}: {context.get('error', problem['msg'])}"
+        return f"{where}: {dotted}{': ' if dotted else ''}{context.get('error', problem['msg'])}"
     wanted = _WANTED.get(kind) or _RANGES.get(kind, "").format(**context)
     if not wanted:
         wanted = problem["msg"].removeprefix("Input should be ").rstrip(".")

@@ -84,7 +84,7 @@ def dry_run(
     cls = system_class(name)
     if not issubclass(cls.Config, SystemConfig):
         raise ConfigError(
-            f"system '{name}': expected one with a language model to pair, found none in it; name another"
+            f"system '{name}': expected one with an encoder and a language model to pair, found another; name it"
         )
     config = cls.Config.model_validate({"lm": lm, "encoder": encoder, **options})
     return dry_run_parts(load_parts(config), cls, config)

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
         "errors",
         "lm.decode",
+        "nn",
     },
     "chat": {
         "chat",
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "lm.extended",
         "lm.pictures",
     },
-    "evaluate": {"evaluate", "systems.base", "data", "index", "errors", "lm.decode"},
+    "evaluate": {"evaluate", "systems.base", "data", "index", "errors", "lm.decode", "lm.verbalise"},
     "backbones": {"storage", "lm", "encoders", "systems.base", "data", "errors"},
     "grafts": {"grafts", "storage", "systems.base", "backbones", "errors"},
     "doctor": {"errors"},
@@ -83,7 +84,7 @@ MAY_IMPORT_LAZILY: dict[str, set[str]] = {
 
 FRONT_ENDS = ("cli", "serve", "demo", "__main__")
 ONLY_IN: dict[str, set[str]] = {
-    "transformers": {"lm/huggingface.py", "encoders/huggingface.py", "encoders/minilm.py"},
+    "transformers": {"lm/huggingface.py", "lm/masked.py", "encoders/huggingface.py", "encoders/minilm.py"},
 }
 TORCH_IN_DATA = {"data.tokenize", "data.media"}
 ONLY_THIRD_PARTY: dict[str, set[str]] = {

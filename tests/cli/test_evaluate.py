@@ -229,3 +229,19 @@ def test_a_support_split_that_is_not_there_is_named(data: Path, capsys: pytest.C
     assert "expected rows of split 'train', found test, val" in capsys.readouterr().err
     assert main([*command, "--support", "val", "--shots", "4"]) == 1
     assert "expected 4 worked examples with different photos" in capsys.readouterr().err
+
+
+def test_a_classification_takes_a_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2" / "dev.tsv").write_text("label\tsentence\n0\tbad\n1\tgood\n1\tfine\n")
+    base = ["evaluate", "toy", "classification", "--data", str(tmp_path / "sst2"), "--split", "dev"]
+    base += ["--set", "words=mean"]  # a byte tokenizer begins every word with the same space
+    assert main([*base, "--template", "sst2/review", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 3
+    assert found["metrics"]["majority class"] == pytest.approx(200 / 3, abs=1e-3)
+    assert set(found["controls"]) == {"blind", "shuffled"}
+    assert main([*base, "--json"]) == 0  # the folder's name is the dataset's
+    capsys.readouterr()
+    assert main([*base, "--template", "sst2/revue"]) == 1
+    assert "did you mean 'review'" in capsys.readouterr().err

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from graftlm import backbones, grafts
-from graftlm.data.sentence import Image, Sentence, Text
+from graftlm.data.sentence import Image, LabelWord, Sentence, Text
 from graftlm.errors import CheckpointError, ConfigError, DataError, UsageError
 from graftlm.lm.decode import Decoding, decode
-from graftlm.systems.base import PartsConfig, System, SystemConfig, system_class, system_names
+from graftlm.systems.base import PartsConfig, System, SystemConfig, TextConfig, system_class, system_names
 from tests.pictures import picture
 from tests.threads import wrong_answers
 
 GREEDY = Decoding(max_tokens=20)
 CAPTIONS = ("a red dog", "two blue cats", "the green sea", "one old hat")
 TOYS = {"lm": "toy", "encoder": "toy", "text_encoder": "toy-text", "precision": "float32"}
-STEERING: dict[str, dict[str, int]] = {
+STEERING: dict[str, dict[str, Any]] = {
     "fromage": {"num_tokens": 4},
     "flamingo": {"every": 1, "num_latents": 8, "depth": 2, "heads": 4},
+    "prompt_tuning": {"num_tokens": 32},
+    "prefix_tuning": {"num_tokens": 16},
+    "ppt": {"num_tokens": 32},
+    "ipt": {"num_tokens": 8},
+    "finetuning": {"training": "full"},
+    "linear_probe": {"num_classes": 4},
+    "knowledge": {"num_tokens": 4, "num_classes": 4},
 }
 """What a system needs beside its defaults to steer a toy: one visual token is too few for random weights."""
-WRITING = [name for name in system_names() if issubclass(system_class(name).Config, SystemConfig)]
-SILENT = sorted(set(system_names()) - set(WRITING))
 
 
 def toy_config(name: str) -> PartsConfig:
@@ -40,8 +46,22 @@ def build(name: str, seed: int = 0) -> System:
     return system_class(name).build(config, backbones.load_parts(config))
 
 
-def sentences() -> list[Sentence]:
-    return [Sentence.of(Image(picture(index)), Text(text, target=True)) for index, text in enumerate(CAPTIONS)]
+TRAINED = [name for name in system_names() if any(True for _ in build(name).trainable())]
+FREEZING = [name for name in TRAINED if not all(weight.requires_grad for weight in build(name).parameters())]
+WRITING = [name for name in TRAINED if build(name).writes]
+"""Systems that answer in words; the others find pictures, or tell classes apart."""
+TELLING = [name for name in system_names() if build(name).has_lm and not build(name).writes]
+SILENT = [name for name in system_names() if not build(name).has_lm]
+
+
+def sentences(name: str = "frozen") -> list[Sentence]:
+    """Four things to learn by heart: captions of pictures, or of numbers for systems that read words alone."""
+    if not issubclass(system_class(name).Config, TextConfig) or issubclass(system_class(name).Config, SystemConfig):
+        return [Sentence.of(Image(picture(index)), Text(text, target=True)) for index, text in enumerate(CAPTIONS)]
+    words = tuple((caption,) for caption in CAPTIONS)
+    targets = CAPTIONS if name in WRITING else [LabelWord(index, words) for index in range(len(words))]
+    asked = ("first", "the second", "3rd", "4")
+    return [Sentence.of(Text(f"{one}: "), Text(text, target=True)) for one, text in zip(asked, targets, strict=True)]
 
 
 def loss_of(system: System, batch: list[Sentence]) -> torch.Tensor:
@@ -50,6 +70,7 @@ def loss_of(system: System, batch: list[Sentence]) -> torch.Tensor:
 
 def fit(system: System, batch: list[Sentence], steps: int, lr: float = 1e-2) -> None:
     """Trains until the loss is small, for at most `steps`."""
+    system.learn(batch)
     system.train()
     optimiser = torch.optim.Adam([parameter for _, parameter in system.trainable()], lr=lr)
     for _ in range(steps):
@@ -65,7 +86,7 @@ def fit(system: System, batch: list[Sentence], steps: int, lr: float = 1e-2) -> 
 @pytest.fixture(scope="module", params=WRITING)
 def fitted(request: pytest.FixtureRequest) -> System:
     system = build(request.param)
-    fit(system, sentences(), steps=400)
+    fit(system, sentences(request.param), steps=400)
     return system
 
 
@@ -77,50 +98,51 @@ def test_builds_from_its_toy_config_in_two_seconds(name: str) -> None:
     assert time.perf_counter() - start < 2
 
 
-@pytest.mark.parametrize("name", system_names())
+@pytest.mark.parametrize("name", FREEZING)
 def test_frozen_parts_keep_their_bytes_and_get_no_gradient(name: str) -> None:
     system = build(name)
     trained = {key for key, _ in system.trainable()}
     before = {key: value.clone() for key, value in system.state_dict().items() if key not in trained}
     assert before
-    fit(system, sentences(), steps=3)
+    fit(system, sentences(name), steps=3)
     after = system.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     frozen = [parameter for key, parameter in system.named_parameters() if key not in trained]
     assert all(parameter.grad is None for parameter in frozen)
 
 
-@pytest.mark.parametrize("name", system_names())
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
     system = build(name)
-    fit(system, sentences(), steps=1)
-    loss_of(system.train(), sentences()).backward()
+    fit(system, sentences(name), steps=1)
+    loss_of(system.train(), sentences(name)).backward()
     silent = [key for key, parameter in system.trainable() if parameter.grad is None or not parameter.grad.any()]
     assert silent == []
 
 
 def test_overfits_four_sentences(fitted: System) -> None:
-    answers = [answer.text() for answer in fitted.respond(sentences(), GREEDY)]
+    answers = [answer.text() for answer in fitted.respond(sentences(fitted.name), GREEDY)]
     assert answers == list(CAPTIONS)
 
 
 def test_a_padded_batch_answers_as_one_by_one(fitted: System) -> None:
-    batch = [Sentence.of(*sentences()[0], *sentences()[1]), *sentences(), Sentence.of("plain words, no picture")]
+    four = sentences(fitted.name)
+    batch = [Sentence.of(*four[0], *four[1]), *four, Sentence.of("plain words, no picture")]
     together = [answer.text() for answer in fitted.respond(batch, GREEDY)]
     alone = [fitted.respond([sentence], GREEDY)[0].text() for sentence in batch]
     assert together == alone
 
 
 def test_answers_do_not_depend_on_the_order_of_the_batch(fitted: System) -> None:
-    forward = fitted.respond(sentences(), GREEDY)
-    backward = fitted.respond(sentences()[::-1], GREEDY)
+    forward = fitted.respond(sentences(fitted.name), GREEDY)
+    backward = fitted.respond(sentences(fitted.name)[::-1], GREEDY)
     assert forward == backward[::-1]
 
 
 def test_decodes_with_a_cache_as_without(fitted: System) -> None:
-    inputs = fitted.inputs([sentence.prompt() for sentence in sentences()])
+    inputs = fitted.inputs([sentence.prompt() for sentence in sentences(fitted.name)])
     for row, best in enumerate(decode(fitted.lm, inputs, GREEDY)):
-        full = Sentence.of(sentences()[row].parts[0], Text(best[0].text, target=True))
+        full = Sentence.of(sentences(fitted.name)[row].parts[0], Text(best[0].text, target=True))
         whole = fitted.inputs([full])
         logits = fitted.lm(whole).logits[0].float()
         labels = whole.labels
@@ -133,17 +155,18 @@ def test_saves_loads_and_answers_the_same(fitted: System, tmp_path: Path) -> Non
     grafts.save(fitted, tmp_path / "graft")
     loaded = grafts.load(tmp_path / "graft")
     assert loaded.config == fitted.config
-    assert loaded.respond(sentences(), GREEDY) == fitted.respond(sentences(), GREEDY)
+    assert loaded.respond(sentences(fitted.name), GREEDY) == fitted.respond(sentences(fitted.name), GREEDY)
 
 
 def test_answers_survive_a_json_round_trip(fitted: System) -> None:
-    again = [Sentence.from_json(sentence.to_json()) for sentence in sentences()]
-    assert fitted.respond(again, GREEDY) == fitted.respond(sentences(), GREEDY)
+    again = [Sentence.from_json(sentence.to_json()) for sentence in sentences(fitted.name)]
+    assert fitted.respond(again, GREEDY) == fitted.respond(sentences(fitted.name), GREEDY)
 
 
 def test_two_threads_get_five_hundred_answers_of_one(fitted: System) -> None:
-    expected = [fitted.respond([sentence], GREEDY) for sentence in sentences()]
-    assert wrong_answers(lambda index: fitted.respond([sentences()[index]], GREEDY), expected, 250) == []
+    four = sentences(fitted.name)
+    expected = [fitted.respond([sentence], GREEDY) for sentence in four]
+    assert wrong_answers(lambda index: fitted.respond([four[index]], GREEDY), expected, 250) == []
 
 
 @pytest.mark.parametrize("name", system_names())
@@ -170,9 +193,23 @@ def test_refuses_a_kind_of_media_it_has_no_encoder_for(name: str) -> None:
 def test_a_system_without_a_language_model_refuses_to_write_in_one_sentence(name: str) -> None:
     system = build(name)
     with pytest.raises(UsageError, match=f"{name}: expected a system with a language model"):
-        system.respond(sentences(), GREEDY)
+        system.respond(sentences(name), GREEDY)
     assert not system.has_lm
     assert "lm" not in system.fingerprints()
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_a_system_that_tells_classes_apart_learns_them_and_writes_nothing(name: str, tmp_path: Path) -> None:
+    system = build(name)
+    fit(system, sentences(name), steps=200)
+    words = tuple((caption,) for caption in CAPTIONS)
+    scores = system.class_scores(sentences(name), words)
+    assert scores.argmax(dim=1).tolist() == [0, 1, 2, 3]
+    assert torch.allclose(scores.exp().sum(dim=1), torch.ones(4))
+    grafts.save(system, tmp_path / "graft")
+    assert torch.equal(grafts.load(tmp_path / "graft").class_scores(sentences(name), words), scores)
+    with pytest.raises(UsageError, match="tells classes apart"):
+        system.respond(sentences(name), GREEDY)
 
 
 @pytest.mark.parametrize("name", system_names())

@@ -77,6 +77,18 @@ def test_logits_hidden_states_and_answers_are_equal(folder: Path, theirs: Huggin
     assert found[0][1:] == found[1][1:]
 
 
+def test_it_says_of_itself_what_transformers_own_does(folder: Path, theirs: HuggingFaceLM) -> None:
+    lm = ours(folder)
+    assert (lm.is_causal, lm.has_head, lm.mask_id) == (theirs.is_causal, theirs.has_head, theirs.mask_id)
+    assert (lm.is_causal, lm.has_head, lm.mask_id) == (True, True, None)
+    for name in ("dim", "hidden_dim", "num_layers", "vocab_size", "context_length", "prefix_geometry"):
+        assert getattr(lm, name) == getattr(theirs, name)
+    inputs = prompts(lm)
+    pooled = lm.pool(inputs.embeds, inputs.mask)
+    assert torch.equal(pooled, inputs.embeds[[0, 1, 2], [2, 6, 0]])
+    assert is_folded(lm)
+
+
 def test_another_weight_is_another_answer(folder: Path, tmp_path: Path) -> None:
     model = tiny_model("llama", seed=1).to(torch.bfloat16)
     model.save_pretrained(tmp_path)

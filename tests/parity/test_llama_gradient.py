@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graftlm.data.tokenize import TokenBatch
 from graftlm.errors import UnsupportedLMError
 from graftlm.lm import llama_gradient
 from graftlm.lm.base import KVPrefix, LMInputs, Memory
+from graftlm.lm.cloze import cloze_places, target_loss
+from graftlm.lm.compose import compose, prepend
 from graftlm.lm.extended import ExtendedLM
 from graftlm.lm.huggingface import HuggingFaceLM
 from graftlm.losses import causal_lm
@@ -95,7 +98,8 @@ def quick(lm: HuggingFaceLM, embeds: Tensor, mask: Tensor, tokens: Tensor | None
 def difference(found: Tensor | None, wanted: Tensor | None) -> float:
     assert found is not None
     assert wanted is not None
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+    found, wanted = found.detach().float(), wanted.detach().float()
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def compared(dtype: torch.dtype, *, bias: bool, with_prefix: bool, lengths: tuple[int, ...], left: bool) -> list[float]:
@@ -302,8 +306,83 @@ def test_training_a_weight_a_hook_or_a_long_text_takes_the_plain_pass() -> None:
     lm(inputs).logits.sum().backward()
     assert weight.grad is not None
     weight.requires_grad_(False)
-    long = torch.ones(1, 200, dtype=torch.bool)
-    assert not llama_gradient.is_short(LMInputs(torch.zeros(1, 200, WIDTH), long))
+    long, many = torch.ones(1, 300, dtype=torch.bool), torch.ones(80, 250, dtype=torch.bool)
+    assert not llama_gradient.is_short(LMInputs(torch.zeros(1, 300, WIDTH), long))
+    assert not llama_gradient.is_short(LMInputs(torch.zeros(80, 250, WIDTH), many))
+    assert llama_gradient.is_short(LMInputs(torch.zeros(8, 250, WIDTH), many[:8]))
+
+
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_shares_that_are_made_anew_for_the_backward_pass_change_no_bit(
+    with_prefix: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, (mask, at) = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False), masks(LENGTHS, False)
+    sides = []
+    for kept in (llama_gradient.KEPT_SCORES, 0):
+        monkeypatch.setattr(llama_gradient, "KEPT_SCORES", kept)
+        embeds, tokens = leaves()
+        quick(lm, embeds, mask, tokens if with_prefix else None, at).pow(2).sum().backward()
+        sides.append([embeds.grad, *([tokens.grad] if with_prefix else [])])
+    assert all(torch.equal(kept, made) for kept, made in zip(*sides, strict=True))
+
+
+IDS = torch.tensor([[5, 6, 7, 8, 0], [5, 6, 7, 0, 0], [9, 6, 7, 8, 4], [5, 6, 9, 8, 4], [9, 6, 7, 8, 4]])
+LABELS = torch.tensor([[-100] * 3 + [8, -100], [-100] * 2 + [7, -100, -100], *[[-100] * 4 + [4]] * 3])
+
+
+def opened(lm: HuggingFaceLM, prompt: Tensor, as_prefix: bool) -> LMInputs:
+    """Rows of which some begin alike, behind a prompt that is the same for all."""
+    mask = torch.ones_like(IDS, dtype=torch.bool)
+    mask[0, 4:] = mask[1, 3:] = False
+    slots = torch.full_like(IDS, -1)
+    none = torch.zeros(0, dtype=torch.long)
+    batch = TokenBatch(IDS, LABELS, mask, slots, mask.long(), none, torch.zeros_like(mask), ())
+    soft, used = prompt.expand(len(IDS), -1, -1), torch.ones(len(IDS), len(prompt), dtype=torch.bool)
+    if as_prefix:
+        return compose(lm, batch, prefix=KVPrefix.from_tokens(soft, used, lm.prefix_geometry))
+    return prepend(compose(lm, batch), soft, used)
+
+
+@pytest.mark.parametrize("as_prefix", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_rows_begin_with_in_common_is_computed_once_and_changes_nothing(
+    dtype: torch.dtype, as_prefix: bool
+) -> None:
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 kernels")
+    lm = HuggingFaceLM.from_model(llama().to(dtype), tokenizer(), "tiny").requires_grad_(False)
+    width, sides, counts = (lm.prefix_geometry.token_dim if as_prefix else WIDTH), [], []
+    for shares in (True, False):
+        prompt = torch.randn(3, width, generator=torch.Generator().manual_seed(6)).requires_grad_()
+        inputs = opened(lm, prompt, as_prefix)
+        inputs = inputs if shares else replace(inputs, owners=None)
+        weights = lm._quick_weights(inputs)
+        assert weights is not None
+        counts.append(len(llama_gradient._places(weights, inputs).cos))
+        loss = target_loss(lm, inputs)
+        loss.backward()
+        assert inputs.labels is not None
+        at = cloze_places(lm, inputs.labels)
+        cut, cut_at = inputs.up_to(at)
+        hidden = lm(inputs).hidden
+        sides.append([loss.detach(), prompt.grad, lm(cut, at=cut_at).logits, lm(inputs).logits[inputs.mask], hidden])
+    before = 0 if as_prefix else 3
+    assert counts == [before + 12, 5 * before + 22]  # words: 4 + 0 + 5 + 3 + 0 of 4 + 3 + 5 + 5 + 5
+    errors = [difference(found, wanted) for found, wanted in zip(*sides, strict=True)]
+    assert max(errors) < (1e-5 if dtype == torch.float32 else 2e-2), errors
+
+
+def test_rows_of_another_prompt_each_share_nothing() -> None:
+    lm = HuggingFaceLM.from_model(llama(), tokenizer(), "tiny").requires_grad_(False)
+    shared = opened(lm, torch.zeros(3, WIDTH), False)
+    assert shared.owners is not None
+    assert shared.owners[:, :3].eq(0).all()
+    words = LMInputs(shared.embeds[:, 3:], shared.mask[:, 3:], owners=shared.owners[:, 3:])
+    own = torch.randn(5, 3, WIDTH)
+    assert prepend(words, own, torch.ones(5, 3, dtype=torch.bool)).owners is None
+    wrong = replace(prepend(words, own, torch.ones(5, 3, dtype=torch.bool)), owners=shared.owners)
+    right = replace(wrong, owners=None)
+    assert difference(lm(wrong).hidden, lm(right).hidden) > 0.1  # so that the test above can fail
 
 
 def blocks_over(lm: HuggingFaceLM) -> nn.ModuleDict:

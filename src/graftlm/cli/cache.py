@@ -114,7 +114,10 @@ def _specs(source: str, encoder: str, given: Mapping[str, Any]) -> tuple[str, li
         recipe = read_recipe(source)
         also = [{key: value for key, value in table.items() if key != "factor"} for table in recipe.data.also]
         tables = [table for table in (recipe.data.train, *also, recipe.data.val) if table]
-        return encoder or str(recipe.system.options()["encoder"]), tables
+        own = recipe.system.options().get("encoder")
+        if not encoder and own is None:
+            raise UsageError(f"{source}: expected a recipe with an encoder, found one for words alone; name --encoder")
+        return encoder or str(own), tables
     spec = {"path": source, **{key: value for key, value in given.items() if value}}
     return encoder or "efficientnet-lite0", [spec if "reader" in spec or _is_data(source) else {}]
 

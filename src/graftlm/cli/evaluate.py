@@ -44,6 +44,7 @@ def evaluate(
         list[str] | None, typer.Option(metavar="GRAFT", help="Another graft for a column of the table; repeatable.")
     ] = None,
     shots: Annotated[str | None, typer.Option(help="Numbers of worked examples, as 0,4,8.")] = None,
+    template: Annotated[str | None, typer.Option(help="Of a classification: dataset/name, or a YAML file.")] = None,
     select: Annotated[str | None, typer.Option(help="Worked examples: random, fixed or rices (the nearest).")] = None,
     support: Annotated[str | None, typer.Option(metavar="SPLIT", help="Where worked examples come from.")] = None,
     changes: Annotated[
@@ -62,7 +63,8 @@ def evaluate(
     asked = find_task(task)
     if data is None and not asked.makes_samples:
         raise UsageError(f"{task}: expected data, found none; name its folder or file with --data")
-    named = {"shots": shots, "select": select, "support": support, "split": None if data else split}
+    named = {"shots": shots, "select": select, "support": support, "template": template}
+    named["split"] = None if data else split
     settings = {key: value for key, value in named.items() if value is not None} | _settings(changes or ())
     asked.check(settings)
     target = _target(graft, task, report)
@@ -70,7 +72,7 @@ def evaluate(
     check_controls(wanted or ())
     decoding = _penalised(asked, beam, length_penalty)
     options = Options(seed, beam, limit, batch_size, decoding, wanted, graft=_name(graft), settings=settings)
-    found = _samples(data, split, None if asked.makes_samples else limit) if data else ()
+    found = _samples(data, split, None if asked.makes_samples else limit, template) if data else ()
     samples = asked.choose(found, options)
     options = _with_support(options, asked, data)
     system = _system(graft, samples)
@@ -174,13 +176,15 @@ def _pooled_in_batches(encoder: Encoder, media: Sequence[MediaPart], size: int =
     return torch.cat([encoder.pool(media[start : start + size]) for start in range(0, len(media), size)])
 
 
-def _samples(data: str, split: str | None, limit: int | None) -> Sequence[Sample]:
+def _samples(data: str, split: str | None, limit: int | None, template: str | None = None) -> Sequence[Sample]:
     from graftlm.data.ledger import Ledger
     from graftlm.data.readers import read_all
 
     ledger = Ledger()
     spec: dict[str, Any] = {"path": data, "per": "media"}
     spec |= {key: value for key, value in (("split", split), ("limit", limit)) if value is not None}
+    if template is not None:
+        spec |= {"reader": "labelled", "template": template}
     samples = read_all(spec, ledger)
     if ledger.entries:
         typer.echo(f"{len(ledger.entries)} bad rows left out; 'graft data check {data}' shows them", err=True)

@@ -41,3 +41,24 @@ def fromage(
     count = sum(parameter.numel() for _, parameter in system.trainable())
     row = {"graft": str(folder), "system": system.name, "parameters": count}
     typer.echo(json.dumps(row) if as_json else f"{folder}: {count} parameters imported")
+
+
+@app.command()
+def peft(
+    path: Annotated[Path, typer.Argument(help="Folder of the adapter: adapter_config.json and its tensors.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the graft to be written.")],
+    lm: Annotated[str, typer.Option(help="Name, hub id or path of its language model; else the adapter's own.")] = "",
+    precision: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, int8 or nf4.")] = "bfloat16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """A peft adapter: prompt tuning, P-tuning (as the prompt it wrote) or prefix tuning."""
+    import json
+
+    from graftlm.grafts import save
+    from graftlm.grafts.peft_adapters import import_peft
+
+    system = import_peft(path, lm=lm, precision=precision)
+    folder = save(system, out)
+    count = sum(parameter.numel() for _, parameter in system.trainable())
+    row = {"graft": str(folder), "system": system.name, "parameters": count}
+    typer.echo(json.dumps(row) if as_json else f"{folder}: {count} parameters imported")

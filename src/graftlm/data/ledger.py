@@ -12,6 +12,7 @@ empty-caption          a caption, question or answer of white space
 caption-too-long       a caption beyond ``max_chars``
 too-long               a prompt that leaves no room for an answer in the system's longest row
 duplicate-id           an id, or a photo with the same caption, that an earlier row has
+unknown-class          a row whose class is none of its template's
 media-count            a dialogue with more or fewer pictures than places for them
 missing-target         a dialogue without an answer to learn
 answer-not-in-choices  a multiple-choice row whose answer is not among its choices

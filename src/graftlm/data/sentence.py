@@ -10,7 +10,7 @@ import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from graftlm.errors import DataError
 
@@ -42,6 +42,43 @@ class Sought(bytes):
     """The source of a picture that is still to be found: it has no content."""
 
     __slots__ = ()
+
+
+class Filled(str):
+    """Words that a template was filled with. `shortens`: it may lose tokens where a row would be too long."""
+
+    shortens: bool
+
+    def __new__(cls, content: str, shortens: bool = False) -> Self:
+        """The words with their mark."""
+        made = super().__new__(cls, content)
+        made.shortens = shortens
+        return made
+
+    def __getnewargs__(self) -> tuple[str, bool]:  # type: ignore[override]
+        return str(self), self.shortens
+
+
+class LabelWord(str):
+    """The word of a class, as a classification task has it written.
+
+    Attributes:
+        label: the class; words: every class's words as they would stand in its place, leading space included
+    """
+
+    label: int
+    words: tuple[tuple[str, ...], ...]
+
+    def __new__(cls, label: int, words: Sequence[Sequence[str]]) -> Self:
+        """The first word of class `label`. Raises: IndexError when there is no such class."""
+        if not 0 <= label < len(words):
+            raise IndexError(label)
+        made = super().__new__(cls, words[label][0])
+        made.label, made.words = label, tuple(tuple(each) for each in words)
+        return made
+
+    def __getnewargs__(self) -> tuple[int, tuple[tuple[str, ...], ...]]:  # type: ignore[override]
+        return self.label, self.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +130,7 @@ class State:
 Part: TypeAlias = Text | Image | Audio | Video | State
 MediaPart: TypeAlias = Image | Audio | Video | State
 _KINDS: dict[str, type[Part]] = {"text": Text, "image": Image, "audio": Audio, "video": Video, "state": State}
+_OWN_KEYS = {"text": ("text", "filled", "label", "words"), "state": ("values",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +251,8 @@ def _part_to_json(part: Part) -> dict[str, Any]:
     kind = next(name for name, cls in _KINDS.items() if isinstance(part, cls))
     row: dict[str, Any] = {"type": kind}
     if isinstance(part, Text):
-        row["text"] = part.content
+        row["text"] = str(part.content)
+        row |= _marks_to_json(part.content)
     elif isinstance(part, State):
         row["values"] = list(part.values)
     elif not _is_sought(part):
@@ -223,6 +262,33 @@ def _part_to_json(part: Part) -> dict[str, Any]:
     if part.role:
         row["role"] = part.role
     return row
+
+
+def _marks_to_json(content: str) -> dict[str, Any]:
+    """What a template knows of its words, beside the words."""
+    if isinstance(content, Filled):
+        return {"filled": "shortens" if content.shortens else "whole"}
+    if isinstance(content, LabelWord):
+        return {"label": content.label, "words": [list(words) for words in content.words]}
+    return {}
+
+
+def _marked(text: str, row: Mapping[str, Any]) -> str:
+    """Words with the marks of `_marks_to_json`. Raises: DataError for marks that do not fit."""
+    if "filled" in row:
+        return Filled(text, row["filled"] == "shortens")
+    if "label" not in row and "words" not in row:
+        return text
+    try:
+        found = LabelWord(row["label"], row["words"])
+    except (KeyError, TypeError, IndexError):
+        raise DataError(
+            "a part of type text: expected 'label' to be the number of a class and 'words' the words of every class, "
+            f"found {row.get('label')!r} and {row.get('words')!r}"
+        ) from None
+    if found != text:
+        raise DataError(f"a part of type text: expected the first word of its class, {str(found)!r}, found {text!r}")
+    return found
 
 
 def _source_to_json(source: Media) -> dict[str, str]:
@@ -255,12 +321,7 @@ def _part_from_json(row: Mapping[str, Any]) -> Part:
     role = row.get("role")
     if role is not None and role not in _ROLES:
         raise DataError(f"a part's role: expected one of {', '.join(_ROLES)}, found {role!r}")
-    allowed = {
-        "type",
-        "target",
-        "role",
-        *({"text"} if kind == "text" else {"values"} if kind == "state" else {"source", "base64"}),
-    }
+    allowed = {"type", "target", "role", *_OWN_KEYS.get(kind, ("source", "base64"))}
     unknown = sorted(set(row) - allowed)
     if unknown:
         raise DataError(f"a part of type {kind}: unknown key {unknown[0]!r}; allowed: {', '.join(sorted(allowed))}")
@@ -273,7 +334,7 @@ def _value_from_json(kind: str, row: Mapping[str, Any]) -> Any:
         value = row.get("text")
         if not isinstance(value, str):
             raise DataError(f"a part of type text: expected 'text' to be a string, found {value!r}")
-        return value
+        return _marked(value, row)
     if kind == "state":
         try:
             return tuple(float(number) for number in row["values"])

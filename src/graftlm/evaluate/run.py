@@ -83,13 +83,17 @@ def _controls(
     task: Task, responder: Responder, samples: Sequence[Sample], options: Options, progress: Progress
 ) -> tuple[dict[str, Mapping[str, float]], list[str]]:
     wanted = task.controls if options.controls is None else options.controls
-    if wanted and not shows_pictures(samples):
+    known = task.own_controls or CONTROLS
+    if wanted and not task.own_controls and not shows_pictures(samples):
         return {}, ["no controls: the prompts show no picture or film"]
     found: dict[str, Mapping[str, float]] = {}
     notes: list[str] = []
     for name in wanted:
+        if name not in known:
+            notes.append(f"{name} control left out: {task.name} has {', '.join(known)}")
+            continue
         try:
-            changed = CONTROLS[name](samples, options.seed)
+            changed = known[name](samples, options.seed)
             outcome = task.run(responder, changed, replace(options, resamples=1), _renamed(progress, name))
         except GraftError as error:
             notes.append(f"{name} control left out: {error}")

@@ -22,6 +22,9 @@ from graftlm.systems.base import Responder
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being answered ("answers", "blind" ...), how many are done, and of how many."""
 
+Control: TypeAlias = Callable[[Sequence[Sample], int], list[Sample]]
+"""The same samples with what they show made useless, by a seed."""
+
 Pooling: TypeAlias = Callable[[Sequence[MediaPart]], Tensor]
 """Pooled vectors (N, Dv) of media as a frozen encoder sees them, from the feature cache where there is one."""
 
@@ -112,6 +115,7 @@ class Task(ABC):
         name: as on the command line, and the file's
         headline: the metric that best and worst samples are picked by; every row has it
         controls: which controls belong to it, see `controls.CONTROLS`
+        own_controls: what its controls do where it shows no pictures, by name; empty: they are about pictures
         settings: what can be chosen for it alone (`Options.settings`): the words of each, the default first, or `Typed`
         makes_samples: whether it makes what it asks out of the data, or out of nothing: no data is needed then, and a
             limit is of what it makes
@@ -120,6 +124,7 @@ class Task(ABC):
     name: ClassVar[str]
     headline: ClassVar[str]
     controls: ClassVar[tuple[str, ...]] = ("blind", "shuffled", "text-only")
+    own_controls: ClassVar[Mapping[str, Control]] = {}
     settings: ClassVar[Mapping[str, tuple[str, ...] | Typed]] = {}
     makes_samples: ClassVar[bool] = False
 

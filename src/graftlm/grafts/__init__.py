@@ -85,8 +85,15 @@ def load(source: str | Path) -> System:
     with allowing(tensors, folder / DESCRIPTION):
         system = cls.build(config, parts)
     _check_parts(system, description["frozen_parts"], folder / DESCRIPTION)
+    system.make_room(tensors)
     copy_into(system.trainable_state(), tensors, str(folder / TENSORS))
     return system.eval()
+
+
+def tensors_of(source: str | Path) -> dict[str, Tensor]:
+    """The trained tensors of a graft alone, in float32. Raises: CheckpointError when it is broken or none."""
+    folder = locate(source)
+    return _checked_tensors(folder, read_description(folder))
 
 
 def copy_from(source: str | Path, system: System) -> None:
@@ -102,7 +109,10 @@ def copy_from(source: str | Path, system: System) -> None:
             "a stage goes on with its own system"
         )
     _check_parts(system, description["frozen_parts"], folder / DESCRIPTION)
-    copy_into(system.trainable_state(), _checked_tensors(folder, description), str(folder / TENSORS))
+    tensors = _checked_tensors(folder, description)
+    system.make_room(tensors)
+    copy_into(system.trainable_state(), tensors, str(folder / TENSORS))
+    system.begun = True
 
 
 def training_of(source: str | Path) -> dict[str, Any]:
@@ -206,7 +216,9 @@ def _load_unfinished(run: Path) -> System:
     parts = read_json(folder / "state.json").get("frozen_parts")
     _check_parts(system, parts if isinstance(parts, dict) else {}, folder / "state.json")
     path = folder / "trainable.safetensors"
-    copy_into(system.trainable_state(), read_tensors(path), str(path))
+    tensors = read_tensors(path)
+    system.make_room(tensors)
+    copy_into(system.trainable_state(), tensors, str(path))
     return system.eval()
 
 
@@ -284,4 +296,14 @@ def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
     replace_file(folder / DESCRIPTION, (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
 
 
-__all__ = ["BackboneError", "copy_from", "load", "locate", "read_description", "ready_made", "save", "training_of"]
+__all__ = [
+    "BackboneError",
+    "copy_from",
+    "load",
+    "locate",
+    "read_description",
+    "ready_made",
+    "save",
+    "tensors_of",
+    "training_of",
+]

@@ -22,7 +22,7 @@ def card_text(name: str, description: Mapping[str, Any], header: Mapping[str, An
     parts = {role: part["name"] for role, part in description["frozen_parts"].items()}
     keys = {
         "library_name": "graftlm",
-        "pipeline_tag": "image-to-text",
+        "pipeline_tag": "image-to-text" if any("encoder" in role for role in parts) else "text-classification",
         "base_model": list(dict.fromkeys(_public_name(str(part)) for part in parts.values())),
         "base_model_relation": "adapter",
         "datasets": list(description["training"].get("datasets", [])),

@@ -120,6 +120,8 @@ class LMInputs:
     Shapes:
         embeds: (B, L, D); mask: (B, L) bool; labels: (B, L) long, -100 = no target, or None
         labels[b, t] is the id AT position t (not shifted)
+        owners: (B, L) long, the first row that begins as this one does up to a position, or None where nobody looked;
+            a pass from left to right may compute such positions once
     """
 
     embeds: Tensor
@@ -127,6 +129,7 @@ class LMInputs:
     labels: Tensor | None = None
     memory: Memory | None = None
     prefix: KVPrefix | None = None
+    owners: Tensor | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
@@ -143,7 +146,8 @@ class LMInputs:
         if memory is not None:
             memory = replace(memory, mask=memory.mask[:, :length])
         mask = (self.mask & needed)[:, :length]
-        return LMInputs(self.embeds[:, :length], mask, None, memory, self.prefix), at[:, :length]
+        owners = None if self.owners is None else self.owners[:, :length]
+        return LMInputs(self.embeds[:, :length], mask, None, memory, self.prefix, owners), at[:, :length]
 
     def select(self, rows: Tensor) -> LMInputs:
         """The given rows, (N,) long, in the given order."""
@@ -184,11 +188,14 @@ class LMOutput:
 
 
 class LanguageModel(nn.Module, ABC):
-    """A causal language model whose own weights are not trained unless a system says so.
+    """A language model whose own weights are not trained unless a system says so.
 
     Attributes:
         dim: D; vocab_size: V; context_length: positions it was made for
         num_layers: decoder layers; hidden_dim: width of what goes from one to the next, nearly always D
+        is_causal: whether a position sees only what stands before it; False for a masked LM, which has no cache
+        has_head: whether it has an output matrix; without one its logits are empty, and `pool` is what is read
+        mask_id: of a masked LM, the token that stands for what is to be told
         tokenizer: its tokenizer; fingerprint: hex digest of config, weights and tokenizer
     """
 
@@ -199,6 +206,9 @@ class LanguageModel(nn.Module, ABC):
     hidden_dim: int
     tokenizer: Tokenizer
     fingerprint: str
+    is_causal: bool = True
+    has_head: bool = True
+    mask_id: int | None = None
 
     @property
     def blocks(self) -> Mapping[int, nn.Module]:
@@ -268,6 +278,11 @@ class LanguageModel(nn.Module, ABC):
 
         The old cache stays as it was, unless it is to be dropped: its memory may be used again then.
         """
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """One vector a row, which a linear head can read: (B, L, D) and (B, L) to (B, D); here the last one in use."""
+        last = (mask.long().cumsum(dim=1) * mask).argmax(dim=1)  # (B,)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
     def spare_memory(self) -> None:
         """Gives back what only mirrors a file or was held for a moment; nothing changes but the memory in use."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from graftlm.data.tokenize import TokenBatch
-from graftlm.errors import ShapeError
+from graftlm.data.tokenize import IGNORED, TokenBatch
+from graftlm.errors import ConfigError, ShapeError
 from graftlm.lm.base import KVPrefix, LanguageModel, LMInputs, Memory, PrefixGeometry
+
+_MOST_COMPARED = 1 << 22
+"""Words that are compared with those of all other rows; of larger batches nobody looks which rows begin alike."""
 
 
 def compose(
@@ -36,7 +41,34 @@ def compose(
         flat = soft.reshape(-1, lm.dim).to(embeds.dtype)  # (N * K, D)
         embeds = embeds.masked_scatter(places[..., None], flat[batch.slots[places]])
     _check_rows(len(batch.ids), memory, prefix)
-    return LMInputs(embeds, batch.mask, batch.labels, memory, prefix)
+    words_alone = not wanted and memory is None and _is_one_prefix(prefix)
+    compared = len(batch.ids) * batch.ids.numel()
+    owners = first_owners(batch.ids, batch.mask) if words_alone and compared <= _MOST_COMPARED else None
+    return LMInputs(embeds, batch.mask, batch.labels, memory, prefix, owners)
+
+
+def first_owners(ids: Tensor, mask: Tensor) -> Tensor:
+    """For every position the first row that begins with the same words up to it: (B, L) long.
+
+    At padding it is the row itself, and behind padding, too. Shapes: ids (B, L) long; mask (B, L) bool
+    """
+    alike = (ids[:, None] == ids[None]) & mask[:, None] & mask[None]  # (B, B, L)
+    alike = alike.cumprod(dim=2) > 0
+    alike |= torch.eye(len(ids), dtype=torch.bool, device=ids.device)[..., None]
+    return alike.to(torch.int8).argmax(dim=1)
+
+
+def _is_one_prefix(prefix: KVPrefix | None) -> bool:
+    """Whether all rows have the same prefix, or none."""
+    if prefix is None:
+        return True
+    same = _is_one_for_all(prefix.keys, 1) and _is_one_for_all(prefix.values, 1)
+    return same and bool((prefix.mask == prefix.mask[:1]).all())
+
+
+def _is_one_for_all(tokens: Tensor, dim: int) -> bool:
+    """Whether all rows of a tensor are one in memory, as `expand` leaves them."""
+    return tokens.shape[dim] == 1 or tokens.stride(dim) == 0
 
 
 def compose_items(lm: LanguageModel, batch: TokenBatch, soft: Tensor | None, *, as_prefix: bool) -> LMInputs:
@@ -79,7 +111,39 @@ def prefix_of_items(soft: Tensor | None, owners: Tensor, rows: int, geometry: Pr
     return KVPrefix.from_tokens(*gather_items(soft, owners, rows), geometry)
 
 
-@torch.no_grad()
+def prepend(inputs: LMInputs, soft: Tensor, mask: Tensor) -> LMInputs:
+    """The same rows with soft tokens before all else: a prompt (arXiv:2104.08691).
+
+    Shapes:
+        soft: (B, K, D); mask: (B, K) bool
+    Raises: ShapeError when the soft tokens are of another width than the language model.
+    """
+    if soft.shape[-1] != inputs.embeds.shape[-1]:
+        found, wanted = soft.shape[-1], inputs.embeds.shape[-1]
+        raise ShapeError(f"soft tokens of width {found} do not fit a language model of width {wanted}")
+    embeds = torch.cat([soft.to(inputs.embeds.dtype), inputs.embeds], dim=1)  # (B, K + L, D)
+    labels = inputs.labels
+    if labels is not None:
+        labels = torch.cat([labels.new_full(mask.shape, IGNORED), labels], dim=1)
+    memory = inputs.memory
+    if memory is not None:
+        before = memory.mask.new_zeros(*mask.shape, memory.mask.shape[2])
+        memory = replace(memory, mask=torch.cat([before, memory.mask], dim=1))
+    owners = inputs.owners
+    if owners is not None:
+        is_shared = _is_one_for_all(soft, 0) and bool(mask.all())
+        owners = torch.cat([owners.new_zeros(mask.shape), owners], dim=1) if is_shared else None
+    return LMInputs(embeds, torch.cat([mask, inputs.mask], dim=1), labels, memory, inputs.prefix, owners)
+
+
+def text_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
+    """Ids of a text, cut or repeated to `length`: (length,) long. Raises: ConfigError for a text without a token."""
+    ids = lm.tokenizer.encode(text)
+    if not ids:
+        raise ConfigError(f"system.init_text: expected words that the prompt starts from, found {text!r}; write some")
+    return torch.tensor((ids * length)[:length], device=next(lm.parameters()).device)
+
+
 def text_as_prefix(lm: LanguageModel, text: str, length: int) -> Tensor:
     """What the model itself keeps of a text, BOS first, cut or repeated to `length` positions: (length, token_dim).
 
@@ -88,9 +152,14 @@ def text_as_prefix(lm: LanguageModel, text: str, length: int) -> Tensor:
     """
     tokenizer = lm.tokenizer
     words = [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
-    ids = torch.tensor([(words * length)[:length]], device=next(lm.parameters()).device)
-    cache = lm.new_cache(1, length)
-    lm(LMInputs(lm.embed(ids), torch.ones_like(ids, dtype=torch.bool)), cache=cache)
+    return ids_as_prefix(lm, torch.tensor((words * length)[:length], device=next(lm.parameters()).device))
+
+
+@torch.no_grad()
+def ids_as_prefix(lm: LanguageModel, ids: Tensor) -> Tensor:
+    """What the model itself keeps of the words (P,): (P, token_dim) float32. Raises: UnsupportedLMError."""
+    cache = lm.new_cache(1, len(ids))
+    lm(LMInputs(lm.embed(ids[None]), torch.ones_like(ids[None], dtype=torch.bool)), cache=cache)
     return lm.read_cache(cache).tokens()[0].float()
 
 

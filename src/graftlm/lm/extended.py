@@ -70,6 +70,7 @@ class ExtendedLM(LanguageModel):
         self.extra_ids = tuple(range(base.vocab_size, base.vocab_size + count))
         self.context_length = base.context_length
         self.num_layers, self.hidden_dim = base.num_layers, base.hidden_dim
+        self.is_causal, self.has_head, self.mask_id = base.is_causal, base.has_head, base.mask_id
         self.fingerprint = base.fingerprint
         self.tokenizer = ExtendedTokenizer(base.tokenizer, base.vocab_size, count)
 

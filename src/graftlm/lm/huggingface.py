@@ -32,6 +32,7 @@ from graftlm.lm.fingerprint import model_fingerprint
 from graftlm.lm.frozen_llama import FrozenLlama, is_frozen_llama
 from graftlm.lm.gguf import read_once
 from graftlm.lm.hooks import KEYWORD, MemoryHooks, Probe
+from graftlm.lm.lora import inject_lora
 from graftlm.lm.packed_llama import Attached, PackedLlama
 from graftlm.lm.pages import give_back
 from graftlm.lm.tokenizer import TextTokenizer
@@ -142,7 +143,7 @@ class HuggingFaceLM(LanguageModel):
 
         Raises: BackboneError when it cannot be read; MissingExtraError for int8 or nf4 without bitsandbytes.
         """
-        with _as_backbone_error(f"language model '{name}'"), _quiet():
+        with loading(f"language model '{name}'"), no_bars():
             model = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, **_precision(precision))
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
         part: Any
@@ -267,15 +268,7 @@ class HuggingFaceLM(LanguageModel):
 
         Raises: MissingExtraError without peft.
         """
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-        except ImportError:
-            raise MissingExtraError("peft", "scale", "LoRA") from None
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), self.model)
-        for name, parameter in self.model.named_parameters():
-            if "lora_" in name:
-                parameter.data = parameter.data.float()
-                parameter.requires_grad_(True)
+        inject_lora(self.model, rank)
 
     def attach_cross_attention(self, blocks: Mapping[int, nn.Module]) -> None:
         """Applies ``block(hidden, memory)`` before layer i. Raises: UnsupportedLMError when a layer is not reached."""
@@ -390,7 +383,7 @@ def convert_gguf(source: Path, folder: Path, name: str) -> str:
     """
     from transformers import GgufConfig
 
-    with _as_backbone_error(f"language model '{name}': {source}"), _quiet(), read_once():
+    with loading(f"language model '{name}': {source}"), no_bars(), read_once():
         where = {"gguf_file": source.name}
         model = AutoModelForCausalLM.from_pretrained(
             str(source.parent), quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **where
@@ -407,7 +400,7 @@ def fingerprint_folder(folder: Path, name: str) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise BackboneError(f"language model '{name}': expected *.safetensors in {folder}, found none")
-    with _as_backbone_error(f"language model '{name}'"), _quiet():
+    with loading(f"language model '{name}'"), no_bars():
         tokenizer = TextTokenizer(AutoTokenizer.from_pretrained(str(folder)), name=name, eos_id=-1)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         with ExitStack() as stack:
@@ -447,7 +440,8 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _as_backbone_error(what: str) -> Iterator[None]:
+def loading(what: str) -> Iterator[None]:
+    """What goes wrong in reading a model, in one sentence. Raises: BackboneError."""
     try:
         yield
     except _LOADING_ERRORS as error:
@@ -456,7 +450,7 @@ def _as_backbone_error(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """transformers prints bars and advice of its own while it loads."""
     import transformers.utils.logging as transformers_logging
 

@@ -1,8 +1,9 @@
 """A whole pass of a frozen Llama-type decoder on a CPU, with a backward pass written out by hand.
 
 Only inputs, prefixes and what cross-attention blocks read get gradients, so no input of a frozen map is kept. Padding
-goes through no map; the residual gradient is summed in float32 from one block to the next. Values equal the modules'
-own bit by bit up to the attention's rounding, gradients to 1e-5 in float32 (tests/parity/test_llama_gradient.py).
+goes through no map, and what rows begin with in common goes once; the residual gradient is summed in float32 from one
+block to the next. Values equal the modules' own bit by bit up to the attention's rounding, gradients to 1e-5 in float32
+(tests/parity/test_llama_gradient.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftlm.errors import UnsupportedLMError
-from graftlm.lm.attention import LARGEST_SCORES
 from graftlm.lm.base import LMInputs
 from graftlm.lm.checks import position_ids
 from graftlm.lm.frozen_llama import FrozenLayer, FrozenLlama
@@ -26,16 +26,24 @@ from graftlm.losses import scaled_gradient, summed_cross_entropy
 _KEPT = 9
 """Tensors kept per layer."""
 
+KEPT_SCORES = 32_768
+"""Queries times keys of a row up to which the attention's shares are kept for the backward pass; else made anew."""
+
+LARGEST_SCORES, MOST_SCORES = 1 << 16, 1 << 22
+"""Queries times keys of a row, and of a batch, up to which a layer's are held at once; more go to a fused kernel."""
+
 _ROWS = 128
 """Rows whose logits are held at a time where a loss is all that is wanted of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where the T positions of a batch that are not padding stand among its B x L.
+    """Where the T positions of a batch that are computed stand among its B x L: no padding, shared openings once.
 
     Shapes:
-        flat: (T,) long, row * L + column; source: (B * L,) long, the place in T, 0 at padding; both None without any
+        flat: (T,) long, row * L + column; source: (B * L,) long, place in T, 0 at padding; both None if T = B * L
+        shared: (X,) long, row * L + column of the positions that another row computes, or None without any
+        used: (B, L) bool, what is no padding
         mask: (B * G, L * g, S), added to the scores, g query heads to a key head
         cos, sin: (T, H + G, d), rotation of queries and keys
     """
@@ -44,6 +52,8 @@ class _Places:
     length: int
     flat: Tensor | None
     source: Tensor | None
+    shared: Tensor | None
+    used: Tensor
     mask: Tensor
     cos: Tensor
     sin: Tensor
@@ -53,8 +63,32 @@ class _Places:
         full = packed if self.source is None else packed.index_select(0, self.source)
         return full.view(self.rows, self.length, *packed.shape[1:])
 
+    @property
+    def keeps_shares(self) -> bool:
+        """Whether the backward pass finds the attention's shares as the forward pass left them."""
+        return self.length * self.mask.shape[-1] <= KEPT_SCORES
+
+    def whole(self, packed: Tensor) -> Tensor:
+        """(T, D) to (B, L, D), zero at padding."""
+        if self.shared is None:
+            return self.spread_zero(packed)
+        return self.spread(packed).masked_fill(~self.used[..., None], 0)
+
+    def chosen(self, at: Tensor) -> Tensor:
+        """The places in T of positions (B, L) bool, none of them padding, row by row."""
+        found = at.flatten().nonzero()[:, 0]
+        return found if self.source is None else self.source[found]
+
+    def collect(self, padded: Tensor) -> Tensor:
+        """(B, L, ...) to (T, ...), where a shared position gets the sum: what `spread` is to gradients."""
+        packed = self.pack(padded)
+        if self.shared is None or self.source is None:
+            return packed
+        others = padded.flatten(0, 1).index_select(0, self.shared).float()
+        return packed.float().index_add_(0, self.source[self.shared], others).to(packed.dtype)
+
     def spread_zero(self, packed: Tensor) -> Tensor:
-        """(T, ...) to (B, L, ...), zero at padding."""
+        """(T, ...) to (B, L, ...), zero at padding and where another row computes."""
         if self.flat is not None:
             size = self.rows * self.length
             packed = packed.new_zeros(size, *packed.shape[1:]).index_copy(0, self.flat, packed)
@@ -67,10 +101,11 @@ class _Places:
 
 
 def is_short(inputs: LMInputs) -> bool:
-    """Whether the attention is small enough to be kept as plain products."""
+    """Whether the attention is small enough for plain products."""
     past = 0 if inputs.prefix is None else inputs.prefix.mask.shape[1]
-    length = inputs.mask.shape[1]
-    return length * (past + length) <= LARGEST_SCORES and bool(inputs.mask.any())
+    rows, length = inputs.mask.shape
+    scores = length * (past + length)
+    return scores <= LARGEST_SCORES and rows * scores <= MOST_SCORES and bool(inputs.mask.any())
 
 
 def run(
@@ -89,8 +124,8 @@ def run(
     places = _places(weights, inputs)
     numbers, depth = wanted
     held = _states(weights, inputs, places, {depth, *numbers}, blocks)
-    spread = {number: places.spread_zero(held[number]) for number in {depth, *numbers}}
-    logits = _logits(weights, inputs.mask, at, held[depth], spread[depth])
+    spread = {number: places.whole(held[number]) for number in {depth, *numbers}}
+    logits = _logits(weights, places, at, held[depth], spread[depth])
     return logits, spread[depth], tuple(spread[number] for number in numbers)
 
 
@@ -104,8 +139,9 @@ def target_loss(
 ) -> Tensor:
     """As `LanguageModel.target_loss`: `at` holds no padding; 0 where P is 0."""
     depth = len(weights.layers)
-    states = _states(weights, inputs, _places(weights, inputs), {depth}, blocks)[depth]  # (T, D)
-    chosen = states.index_select(0, at[inputs.mask].nonzero()[:, 0])  # (P, D)
+    places = _places(weights, inputs)
+    states = _states(weights, inputs, places, {depth}, blocks)[depth]  # (T, D)
+    chosen = states.index_select(0, places.chosen(at))  # (P, D)
     more = None if extra is None else extra(chosen)  # (P, E)
     if not len(targets):
         return chosen.sum() * 0.0
@@ -136,16 +172,17 @@ def _states(
     return held
 
 
-def _logits(weights: FrozenLlama, mask: Tensor, at: Tensor | None, states: Tensor, hidden: Tensor) -> Tensor:
+def _logits(weights: FrozenLlama, places: _Places, at: Tensor | None, states: Tensor, hidden: Tensor) -> Tensor:
     """Logits at the wanted positions of hidden (B, L, D), which as (T, D) are `states`."""
     if at is None:
         logits: Tensor = _Head.apply(weights, hidden.flatten(0, 1))  # type: ignore[no-untyped-call]
         return logits.view(*hidden.shape[:2], -1)
-    wanted = at[mask].nonzero()[:, 0]  # (P,)
-    if int(at.sum()) != len(wanted):  # logits of padding
+    if bool((at & ~places.used).any()):  # logits of padding
         chosen = hidden[at]
     else:
-        chosen = states if len(wanted) == len(states) else states.index_select(0, wanted)
+        wanted = places.chosen(at)  # (P,)
+        takes_all = places.shared is None and len(wanted) == len(states)
+        chosen = states if takes_all else states.index_select(0, wanted)
     logits = _Head.apply(weights, chosen)  # type: ignore[no-untyped-call]
     return logits
 
@@ -155,19 +192,37 @@ def _places(weights: FrozenLlama, inputs: LMInputs) -> _Places:
     rows, length = mask.shape
     usable = mask if prefix is None else torch.cat([prefix.mask, mask], dim=1)  # (B, S)
     past = usable.shape[1] - length
-    flat = source = None
-    if not bool(mask.all()):
-        flat = mask.flatten().nonzero()[:, 0]  # (T,)
+    owners = _owners(inputs)
+    own = mask if owners is None else mask & (owners == torch.arange(rows)[:, None])  # (B, L), T of them
+    flat = source = shared = None
+    if not bool(own.all()):
+        flat = own.flatten().nonzero()[:, 0]  # (T,)
         source = torch.zeros(rows * length, dtype=torch.long)
         source[flat] = torch.arange(len(flat))
-    cos, sin = weights.rotation(position_ids(usable, length)[mask])  # (T, d)
+    if owners is not None and source is not None:
+        shared = (mask & ~own).flatten().nonzero()[:, 0]  # (X,)
+        source[shared] = source[owners.flatten()[shared] * length + shared % length]
+    cos, sin = weights.rotation(position_ids(usable, length)[own])  # (T, d)
     turned = weights.heads + weights.groups
     cos, sin = (angle[:, None].expand(-1, turned, -1).contiguous() for angle in (cos, sin))
     seen = usable[:, None].expand(-1, length, -1).tril(past)  # (B, L, S)
     added = torch.zeros(seen.shape, dtype=cos.dtype).masked_fill_(~seen, torch.finfo(cos.dtype).min)
-    shared = weights.heads // weights.groups
-    added = added[:, None, :, None].expand(-1, weights.groups, -1, shared, -1)  # (B, G, L, g, S)
-    return _Places(rows, length, flat, source, added.reshape(rows * weights.groups, -1, usable.shape[1]), cos, sin)
+    each = weights.heads // weights.groups
+    added = added[:, None, :, None].expand(-1, weights.groups, -1, each, -1)  # (B, G, L, g, S)
+    added = added.reshape(rows * weights.groups, -1, usable.shape[1])
+    return _Places(rows, length, flat, source, shared, mask, added, cos, sin)
+
+
+def _owners(inputs: LMInputs) -> Tensor | None:
+    """The rows that compute the positions, (B, L) long; None where every row computes its own."""
+    owners, mask = inputs.owners, inputs.mask
+    if owners is None or inputs.memory is not None:
+        return None
+    rows, length = mask.shape
+    own = torch.arange(rows)[:, None]
+    there = mask & mask[owners, torch.arange(length)]  # an owner may have been cut before this position
+    owners = torch.where(there, owners, own)
+    return owners if bool((owners != own).any()) else None
 
 
 class _Head(torch.autograd.Function):
@@ -278,8 +333,7 @@ def _layer(
     """States (T, D) after one layer, and what its backward pass needs."""
     normed, scale = weights.normalise(states, layer.norm)
     query, key, value = _attended(weights, places, layer.qkv(normed), prefix)
-    scores = torch.bmm(query, key.mT).add_(places.mask)  # (B * G, L * g, S)
-    shares = scores.softmax(dim=-1, dtype=torch.float32)
+    shares = _shares(places, query, key)
     read = torch.bmm(shares.to(value.dtype), value).view(places.rows, weights.groups, places.length, -1)
     read = places.pack(read.transpose(1, 2))  # (T, G, g * d)
     middle = layer.out(read.reshape(len(states), -1)).add_(states)
@@ -287,7 +341,14 @@ def _layer(
     both = layer.gate_up(normed)  # (T, 2I)
     gate, up = both.chunk(2, dim=-1)
     after = layer.down(F.silu(gate).mul_(up)).add_(middle)
+    shares = shares if places.keeps_shares else shares.new_empty(0)
     return after, [states, scale, query, key, value, shares, middle, middle_scale, both]
+
+
+def _shares(places: _Places, query: Tensor, key: Tensor) -> Tensor:
+    """How much every query reads of every key: (B * G, L * g, S) float32."""
+    scores = torch.bmm(query, key.mT).add_(places.mask)
+    return scores.softmax(dim=-1, dtype=torch.float32)
 
 
 def _attended(
@@ -321,6 +382,7 @@ def _layer_gradient(
     Returns the gradients of all keys and values, (B, G, S, d) each; `stops`: nothing else is wanted.
     """
     states, scale, query, key, value, shares, middle, middle_scale, both = held
+    shares = shares if places.keeps_shares else _shares(places, query, key)
     _add_mlp_gradient(layer, stream, middle, middle_scale, both)
     grads = places.spread_zero(layer.out.gradient(stream.to(states.dtype)))  # (B, L, H * d)
     grads = _grouped(grads, weights.groups).transpose(1, 2).reshape(query.shape)
@@ -349,7 +411,7 @@ def _mixed_gradient(weights: FrozenLlama, places: _Places, query: Tensor, key: T
     torch.mul(grouped, weights.scaling, out=_grouped(mixed[:, :, :heads], groups))
     mixed[:, :, heads : heads + groups] = key[:, :, -length:].transpose(1, 2)
     mixed[:, :, heads + groups :] = value[:, :, -length:].transpose(1, 2)
-    mixed = places.pack(mixed)  # (T, H + 2G, d)
+    mixed = places.collect(mixed)  # (T, H + 2G, d)
     turned = mixed[:, : heads + groups]
     swapped = (turned * places.sin).roll(width // 2, -1)
     turned.mul_(places.cos).add_(swapped)

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
@@ -22,15 +22,18 @@ from graftlm.data.tokenize import IGNORED, Layout, TokenBatch, tokenize, tokeniz
 from graftlm.encoders.base import Encoder, Features
 from graftlm.errors import ConfigError, DataError, UsageError, unknown
 from graftlm.lm.base import LanguageModel, LMInputs
+from graftlm.lm.cloze import cloze_logits, target_loss
 from graftlm.lm.decode import Decoding, decode
 from graftlm.lm.opening import Opening
 from graftlm.lm.reading import Reading
+from graftlm.lm.readout import HeadName, LossName, PooledHead, asked, pooled_head, pooled_loss, verbaliser_loss
 from graftlm.lm.scoring import score_candidates
-from graftlm.losses import shifted_targets, target_positions
+from graftlm.lm.verbalise import Pooling, Verbaliser
 from graftlm.nn.initialise import reinitialise
 
 T = TypeVar("T")
 _TENSORS = ("ids", "labels", "mask", "slots", "seen", "rows", "retrieval")
+_LEAST_ROOM = 8
 
 
 class Responder(Protocol):
@@ -66,6 +69,21 @@ class Retriever(Protocol):
 
 
 @runtime_checkable
+class Classifier(Protocol):
+    """All that an evaluation of classes sees of a system."""
+
+    def class_scores(
+        self,
+        sentences: Sequence[Sentence],
+        words: Sequence[Sequence[str]],
+        *,
+        pooling: Pooling = "first",
+        references: Sequence[Sentence] = (),
+    ) -> Tensor:
+        """As `System.class_scores`."""
+
+
+@runtime_checkable
 class Likelihood(Protocol):
     """All that an evaluation by likelihood sees of a system."""
 
@@ -97,18 +115,31 @@ class Attentive(Protocol):
 
 
 class PartsConfig(BaseModel):
-    """Fields every system has, those without a language model too; another encoder is a field `<kind>_encoder`."""
+    """What every config is: closed and unchanging. A field `encoder` or `<kind>_encoder` names an encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    encoder: str = Field("efficientnet-lite0", description="name, hub id or local path of the encoder")
 
-
-class SystemConfig(PartsConfig):
+class TextConfig(PartsConfig):
     """Fields every system with a language model has; a paper's config adds its own. Defaults are the paper's."""
 
     lm: str = Field("smollm2-135m", description="name, hub id or local path of the frozen language model")
     precision: str = Field("bfloat16", description="of the frozen language model: float32, bfloat16, int8 or nf4")
+
+
+class SystemConfig(TextConfig):
+    """The same for systems that read pictures too."""
+
+    encoder: str = Field("efficientnet-lite0", description="name, hub id or local path of the encoder")
+
+
+class PromptConfig(TextConfig):
+    """Fields of every trained method that classifies texts: how long they are, and how a class is read."""
+
+    max_length: int = Field(384, ge=16, description="longest row in positions, the prompt included (IPT §4: 384)")
+    loss: LossName = Field("vocabulary", description="label word against all words, or against label words: verbaliser")
+    head: HeadName = Field("cloze", description="cloze: the label word; pooled: a linear head, for LMs without a cloze")
+    num_classes: int = Field(0, ge=0, description="classes of a pooled head; 0 for a cloze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +171,7 @@ class System(nn.Module, ABC):
 
     Attributes:
         held: names of saved parameters that a stage of training leaves as they are; see `train_only`
+        begun: whether this stage begins with the weights of an earlier one, in place of what a paper begins with
     """
 
     name: ClassVar[str]
@@ -150,6 +182,7 @@ class System(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.held: frozenset[str] = frozenset()
+        self.begun = False
         if parts.language_model is not None:
             self.lm = parts.language_model.requires_grad_(False)
         self.encoders = nn.ModuleDict(dict(parts.encoders)).requires_grad_(False)
@@ -163,6 +196,11 @@ class System(nn.Module, ABC):
     def has_lm(self) -> bool:
         """Whether it can write: one without a language model has its own `losses` and `length`, and no layout."""
         return "lm" in self._modules
+
+    @property
+    def writes(self) -> bool:
+        """Whether it answers in words: one that only tells classes apart, or looks both ways, does not."""
+        return self.has_lm and self.lm.is_causal
 
     @property
     def layout(self) -> Layout:
@@ -190,11 +228,8 @@ class System(nn.Module, ABC):
         return {"caption": self.target_loss(self.inputs(sentences))}
 
     def target_loss(self, inputs: LMInputs) -> Tensor:
-        """Mean cross-entropy of the labels; what stands behind a row's last one is not computed."""
-        assert inputs.labels is not None
-        targets = shifted_targets(inputs.labels)
-        inputs, at = inputs.up_to(target_positions(inputs.labels))
-        return self.lm.target_loss(inputs, at, targets)
+        """Mean cross-entropy of the labels, as `lm.cloze.target_loss`."""
+        return target_loss(self.lm, inputs)
 
     @torch.no_grad()
     def respond(self, sentences: Sequence[Sentence], decoding: Decoding | None = None) -> list[Sentence]:
@@ -223,6 +258,11 @@ class System(nn.Module, ABC):
     def _write(self, prompts: Sequence[Sentence], decoding: Decoding | None, opening: Opening | None) -> list[Sentence]:
         if not self.has_lm:
             raise self._cannot_write()
+        if not self.writes:
+            raise UsageError(
+                f"{self.name}: expected a system that writes, found one that tells classes apart; ask it with "
+                "`graft evaluate GRAFT classification`"
+            )
         if not prompts:
             return []
         inputs = self.inputs(prompts)
@@ -237,6 +277,15 @@ class System(nn.Module, ABC):
     def figures(self) -> dict[str, float]:
         """Numbers of its own that a training log shows over time, by name; they are read, not minimised."""
         return {}
+
+    def learn(self, sentences: Iterable[Sentence]) -> None:
+        """Called once before training with its sentences: what is told by them, or taken from another graft.
+
+        They are made as they are asked for; those of a stream are not among them.
+        """
+
+    def make_room(self, tensors: Mapping[str, Tensor]) -> None:
+        """Called before trained tensors are copied in: a part whose size follows from its data takes theirs."""
 
     def after_step(self) -> None:
         """Called after every step of the optimiser: what a paper does to its parameters then."""
@@ -269,6 +318,28 @@ class System(nn.Module, ABC):
         else:
             inputs = opening.skip(self.inputs([opening.sentence + prompt.prompt()]))
         return score_candidates(self.lm, inputs, ids, shifted=not released)
+
+    @torch.no_grad()
+    def class_scores(
+        self,
+        sentences: Sequence[Sentence],
+        words: Sequence[Sequence[str]],
+        *,
+        pooling: Pooling = "first",
+        references: Sequence[Sentence] = (),
+    ) -> Tensor:
+        """Log-probabilities (B, C) of the classes of tasks' sentences, told by their words (`lm.verbalise`).
+
+        `references`: sentences that say nothing, by whose mean the words' probabilities are divided.
+        Raises: UsageError without a language model, or with one that scores no words.
+        """
+        if not self.has_lm or not self.lm.has_head:
+            raise self._cannot_write()
+        verbaliser = Verbaliser.of(self.lm.tokenizer, words, pooling)
+        prior = None
+        if references:
+            prior = verbaliser.word_probs(cloze_logits(self.lm, self.inputs(references))).mean(dim=0)  # (W,)
+        return verbaliser.scores(cloze_logits(self.lm, self.inputs(sentences)), prior)
 
     def tokens(self, sentences: Sequence[Sentence], layout: Layout | None = None) -> TokenBatch:
         """Sentences in this system's layout, or another one, on the language model's device."""
@@ -319,6 +390,12 @@ class System(nn.Module, ABC):
         for name in self.held:
             self.get_parameter(name).requires_grad_(False)
 
+    def parameter_counts(self) -> dict[str, int]:
+        """Trained numbers: `stored`, all that the method keeps; `touched`, those that training can reach."""
+        touched = sum(parameter.numel() for _, parameter in self.trainable())
+        held = sum(self.get_parameter(name).numel() for name in self.held)
+        return {"stored": touched + held, "touched": touched}
+
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every frozen part, by role ("lm", "encoders.image")."""
         found = {"lm": self.lm.fingerprint} if self.has_lm else {}
@@ -339,7 +416,8 @@ class System(nn.Module, ABC):
         return self
 
     def _within_context(self, layout: Layout) -> Layout:
-        return replace(layout, max_length=min(layout.max_length, self.lm.context_length))
+        longest = min(layout.max_length, self.lm.context_length)
+        return replace(layout, max_length=longest, mask_id=None if self.lm.is_causal else self.lm.mask_id)
 
     def _cannot_write(self) -> UsageError:
         return UsageError(
@@ -359,6 +437,66 @@ class System(nn.Module, ABC):
         from graftlm.grafts import save
 
         save(self, Path(folder))
+
+
+class TextSystem(System, ABC):
+    """A system that reads words alone: it writes what follows, or tells classes apart (by the label word or a head)."""
+
+    config: PromptConfig
+
+    def __init__(self, config: PromptConfig, parts: Parts, head: PooledHead | None = None) -> None:
+        super().__init__(config, parts)
+        self.head = head or pooled_head(parts.lm, config.head, config.num_classes)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it answers in words; a head gives classes alone."""
+        return self.head is None and super().writes
+
+    @property
+    def taken(self) -> tuple[int, int]:
+        """Positions of the longest row that a prompt takes: before the words, and before them in every layer."""
+        return 0, 0
+
+    @property
+    def layout(self) -> Layout:
+        """The words, in what the prompt leaves of the longest row."""
+        taken = sum(self.taken)
+        room = min(self.config.max_length, self.lm.context_length) - taken
+        if room < _LEAST_ROOM:
+            raise ConfigError(
+                f"system.max_length: expected {_LEAST_ROOM} positions behind a prompt of {taken}, found {room}; "
+                "raise max_length, as far as the language model goes, or lower num_tokens"
+            )
+        return Layout(bos="start", max_length=room)
+
+    def read(self, sentences: Sequence[Sentence]) -> TokenBatch:
+        """The words. Raises: DataError where there is more than words."""
+        batch = self.tokens(sentences)
+        if batch.media:
+            kind = type(batch.media[0]).__name__.lower()
+            raise DataError(f"{self.name}: expected words alone, found a part of type {kind}; choose another system")
+        return batch
+
+    def losses(self, sentences: Sequence[Sentence]) -> dict[str, Tensor]:
+        """Cross-entropy of the class, or of all targets."""
+        if self.head is not None:
+            return {"label": pooled_loss(self._logits(self.head, sentences), sentences)}
+        inputs = self.inputs(sentences)
+        if self.config.loss == "verbaliser":
+            return {"label": verbaliser_loss(self.lm, inputs, sentences)}
+        return {"label": self.target_loss(inputs)}
+
+    @torch.no_grad()
+    def class_scores(self, sentences: Sequence[Sentence], words: Sequence[Sequence[str]], **how: Any) -> Tensor:
+        """Log-probabilities of the classes, (B, C); a head has no words, so that nothing calibrates it."""
+        if self.head is None:
+            return super().class_scores(sentences, words, **how)
+        return self._logits(self.head, sentences).log_softmax(dim=-1)
+
+    def _logits(self, head: PooledHead, sentences: Sequence[Sentence]) -> Tensor:
+        logits: Tensor = head(head.pool(self.lm, self.inputs(asked(self.lm, sentences)), self.taken[0]))
+        return logits
 
 
 def distinct(media: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:
@@ -415,6 +553,13 @@ def set_training(
     if training == "scratch":
         reinitialise(part, seed)
     part.requires_grad_(True)
+
+
+def trained_tensors(source: str | Path) -> dict[str, Tensor]:
+    """The tensors of another graft: what a published method begins with. Raises: CheckpointError."""
+    from graftlm.grafts import tensors_of
+
+    return tensors_of(source)
 
 
 def system_names() -> list[str]:

@@ -39,6 +39,7 @@ _ROWS_AT_ONCE = 256
 class DualEncoderConfig(PartsConfig):
     """What is learnt over the two frozen encoders."""
 
+    encoder: str = Field("efficientnet-lite0", description="name, hub id or local path of the encoder")
     text_encoder: str = Field("minilm-l6", description="name of the frozen encoder of texts")
     shared_dim: int = Field(256, ge=1, le=4096, description="q, width of the shared space")
     hidden_dim: int = Field(0, ge=0, description="width of each head's hidden layer; 0: a linear map (§2.3)")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from graftlm.config import TrainTable
 from graftlm.errors import CheckpointError, ConfigError
+from graftlm.train.row_adamw import RowAdamW
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def schedule_of(table: TrainTable, steps_per_epoch: int | None) -> Schedule:
 
 
 def adamw(parameters: Iterable[tuple[str, nn.Parameter]], table: TrainTable) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only; biases, norms and single vectors are left alone.
+    """AdamW with decay on matrices only; biases, norms and single vectors are left alone, tables moved row by row.
 
     Raises: ConfigError when nothing is trained or a trained parameter is not in float32.
     """
@@ -86,9 +87,7 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], table: TrainTable) -> 
         {"params": matrices, "weight_decay": table.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=table.lr, betas=(0.9, table.beta2), fused=True
-    )
+    return RowAdamW([group for group in groups if group["params"]], lr=table.lr, betas=(0.9, table.beta2), fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -115,9 +114,10 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, flat: Mapping[str, 
         if owner not in parameters:
             raise CheckpointError(f"optimizer.safetensors: '{name}' belongs to no trained parameter; start a new run")
         parameter = parameters[owner]
-        if tensor.dim() and tensor.shape != parameter.shape:
+        wanted = parameter.shape[:1] if key == "step" else parameter.shape  # a table counts by row
+        if tensor.dim() and tensor.shape != wanted:
             raise CheckpointError(
-                f"optimizer.safetensors: '{name}': expected shape {list(parameter.shape)}, found {list(tensor.shape)}"
+                f"optimizer.safetensors: '{name}': expected shape {list(wanted)}, found {list(tensor.shape)}"
             )
         states.setdefault(owner, {})[key] = tensor.clone() if key == "step" else tensor.to(parameter.device).clone()
     missing = sorted(set(parameters) - set(states)) if states else []

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from graftlm.config import Recipe, differing_keys, load_recipe, parse_recipe
 from graftlm.data.ledger import Ledger
-from graftlm.data.readers import read, read_all
+from graftlm.data.readers import Dataset, by_number, read
 from graftlm.data.sample import Sample
 from graftlm.data.sampler import BucketSampler
 from graftlm.data.sentence import MediaPart, Text
@@ -23,11 +23,16 @@ from graftlm.data.stream import Stream
 from graftlm.encoders.base import Encoder
 from graftlm.errors import ConfigError, DataError, UsageError
 from graftlm.storage import replace_file, step_folders, write_json
-from graftlm.systems.base import System, system_class
+from graftlm.systems.base import Parts, PartsConfig, System, system_class
 from graftlm.train.log import Bar, environment
 from graftlm.train.processes import processes
 from graftlm.train.source import IndexedSource, MixedSource, Source, StreamSource, blind, fitting, with_targets
 from graftlm.train.validate import Validation
+
+Loading: TypeAlias = Callable[[PartsConfig], Parts]
+"""Finds the frozen parts that a config names."""
+Reading: TypeAlias = Callable[[Mapping[str, Any], Ledger], Dataset]
+"""Opens what a spec names; bad rows go to the ledger."""
 
 _FREE_TABLES = ("run",)
 """Tables that may differ when a run is resumed: they change no number."""
@@ -57,9 +62,18 @@ def complete_recipe(tree: Mapping[str, Any]) -> Recipe:
 
 
 @contextmanager
-def prepare(recipe: Recipe, run_folder: str | Path | None, *, resume: bool, quiet: bool) -> Iterator[Run]:
+def prepare(
+    recipe: Recipe,
+    run_folder: str | Path | None,
+    *,
+    resume: bool,
+    quiet: bool,
+    load: Loading | None = None,
+    reading: Reading = read,
+) -> Iterator[Run]:
     """Opens the run's folder, which no other process may use meanwhile, and builds all parts of the run.
 
+    `load` and `reading`: what finds frozen parts and opens data, for those who have them already.
     Raises: ConfigError when the folder holds another recipe's run or is in use; UsageError when `resume` finds nothing.
     """
     recipe = complete_recipe(recipe.to_dict())
@@ -71,15 +85,16 @@ def prepare(recipe: Recipe, run_folder: str | Path | None, *, resume: bool, quie
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _claim(folder, recipe)
-        system = build_system(recipe)
+        system = build_system(recipe, load)
         ledger = Ledger(folder / "bad_samples.jsonl", recipe.data.bad_budget)
-        source, validation = open_data(system, recipe, ledger, quiet=quiet)
+        source, validation = open_data(system, recipe, ledger, quiet=quiet, reading=reading)
         yield Run(recipe, folder, system, source, validation)
 
 
-def build_system(recipe: Recipe) -> System:
+def build_system(recipe: Recipe, load: Loading | None = None) -> System:
     """The system with fresh trained parts, a function of `train.seed`, or with those of `system.start`.
 
+    `load` finds the frozen parts.
     Raises: CheckpointError when that is the graft of another system; ConfigError for a pattern that fits nothing.
     """
     from graftlm.backbones import load_parts
@@ -87,7 +102,7 @@ def build_system(recipe: Recipe) -> System:
 
     cls = system_class(recipe.system.name)
     config = cls.Config.model_validate(recipe.system.options())
-    parts = load_parts(config)
+    parts = (load or load_parts)(config)
     random.seed(recipe.train.seed)
     np.random.seed(recipe.train.seed % 2**32)
     torch.manual_seed(recipe.train.seed)
@@ -99,12 +114,17 @@ def build_system(recipe: Recipe) -> System:
     return system
 
 
-def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) -> tuple[Source, Validation | None]:
-    """Training batches and validation; features are computed on the way. Raises: ConfigError for a factor below 0."""
+def open_data(
+    system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool, reading: Reading = read
+) -> tuple[Source, Validation | None]:
+    """Training batches and validation; features are computed on the way. Raises: ConfigError for a factor below 0.
+
+    `reading`: what opens a spec, for those who have read it before.
+    """
     specs = [recipe.data.train, *({**spec} for spec in recipe.data.also)]
     factors = [1.0, *(_factor(spec) for spec in specs[1:])]
-    datasets = [_open(spec, ledger, number) for number, spec in enumerate(specs)]
-    val = None if recipe.data.val is None else with_targets(read_all(recipe.data.val, ledger), "data.val")
+    datasets = [_open(spec, ledger, number, reading) for number, spec in enumerate(specs)]
+    val = None if recipe.data.val is None else _validation(recipe.data.val, ledger, reading)
     if recipe.data.cache_features:
         samples = [sample for data in datasets if not isinstance(data, Stream) for sample in data]
         bad = cache_features(system, [*samples, *(val or [])], recipe, ledger, quiet=quiet)
@@ -120,6 +140,8 @@ def open_data(system: System, recipe: Recipe, ledger: Ledger, *, quiet: bool) ->
     if val is not None:
         val, _ = fitting(system, val, ledger, str((recipe.data.val or {}).get("path", "")))
     ledger.check()
+    told = [source.samples for source in sources if isinstance(source, IndexedSource)]
+    system.learn(sample.sentence for samples in told for sample in samples)
     source = sources[0] if len(sources) == 1 else MixedSource(sources, factors)
     return source, Validation(system, val, recipe) if val else None
 
@@ -132,8 +154,12 @@ def _factor(spec: dict[str, Any]) -> float:
     return float(factor)
 
 
-def _open(spec: Mapping[str, Any], ledger: Ledger, number: int) -> Stream[Any] | Sequence[Sample]:
-    data = read(spec, ledger)
+def _validation(spec: Mapping[str, Any], ledger: Ledger, reading: Reading) -> Sequence[Sample]:
+    return with_targets(by_number(reading(spec, ledger), spec), "data.val")
+
+
+def _open(spec: Mapping[str, Any], ledger: Ledger, number: int, reading: Reading) -> Stream[Any] | Sequence[Sample]:
+    data = reading(spec, ledger)
     where = f"data.also[{number - 1}]" if number else "data.train"
     return data if isinstance(data, Stream) else with_targets(data, where)
 

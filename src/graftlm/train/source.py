@@ -87,10 +87,14 @@ def fitting(
 
 
 class IndexedSource:
-    """Samples that can be asked for by number, in the order of a `BucketSampler`."""
+    """Samples that can be asked for by number, in the order of a `BucketSampler`.
+
+    Attributes:
+        samples: all of them, each of which fits into a row
+    """
 
     def __init__(self, samples: Sequence[Sample], lengths: Sequence[Length], sampler: BucketSampler) -> None:
-        self._samples = samples
+        self.samples = samples
         self._sampler = sampler
         self.factors: tuple[float, ...] = (1.0,)
         self.sentences: int | None = len(samples)
@@ -99,7 +103,7 @@ class IndexedSource:
 
     def next_batch(self) -> list[Sentence]:
         """The next batch over all processes."""
-        return [self._samples[index].sentence for index in next(self._sampler)]
+        return [self.samples[index].sentence for index in next(self._sampler)]
 
     def state(self) -> dict[str, Any]:
         """Sampler state and a digest of keys and lengths."""

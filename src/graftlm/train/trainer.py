@@ -116,7 +116,7 @@ class Trainer:
         over = self._is_over()
         self._log_steps(over)
         improved = self._is_due(recipe.train.eval_every, over) and self._validate()
-        if self._is_due(recipe.evaluate.sample_every, over):
+        if recipe.evaluate.sample_every and self._is_due(recipe.evaluate.sample_every, over):
             self._show_answers()
         if over:
             state.stopped_by = "steps" if state.step == self._schedule.total_steps else "time"
@@ -240,7 +240,7 @@ class Trainer:
         return improved
 
     def _show_answers(self) -> None:
-        if self._validation is None or not self._is_main or not self._system.has_lm:
+        if self._validation is None or not self._is_main or not self._system.writes:
             return
         rows = self._validation.answers()
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -298,6 +298,7 @@ class Trainer:
                 f"{found}: it was trained over other frozen parts (expected {before[:12]}, found {now[:12]}); "
                 "use the same backbones or a new run folder"
             )
+        self._system.make_room(checkpoint.trainable)
         copy_into(self._system.trainable_state(), checkpoint.trainable, str(found / "trainable.safetensors"))
         load_optimizer_tensors(self._optimizer, checkpoint.optimizer, self._names)
         self._state = Progress.from_json(checkpoint.state.get("progress", {}))

@@ -51,7 +51,11 @@ def read_all(spec: Mapping[str, Any], ledger: Ledger | None = None) -> Sequence[
 
     Raises: as `read`; ConfigError for a stream.
     """
-    dataset = read(spec, ledger)
+    return by_number(read(spec, ledger), spec)
+
+
+def by_number(dataset: Dataset, spec: Mapping[str, Any]) -> Sequence[Sample]:
+    """A dataset whose samples can be asked for by number. Raises: ConfigError for a stream."""
     if isinstance(dataset, Stream):
         raise ConfigError(f"{spec.get('path')}: expected samples by number, found a stream; leave out 'stream'")
     return dataset

@@ -38,8 +38,13 @@ def crossed_interval(values: Floats, *, seed: int = 0, resamples: int = 1000) ->
     Shapes:
         values: (trials, samples)
     """
+    return interval(crossed_means(values, seed=seed, resamples=resamples))
+
+
+def crossed_means(values: Floats, *, seed: int = 0, resamples: int = 1000) -> Floats:
+    """Means of the same samples in several trials, samples and trials drawn anew: (trials, samples) to (resamples,)."""
     trials, samples = values.shape
     of_samples = weights(samples, seed=seed, resamples=resamples)  # (R, samples)
     of_trials = weights(trials, seed=seed + 1, resamples=resamples)  # (R, trials)
-    means = ((of_trials @ values) * of_samples).sum(axis=1) / (trials * samples)
-    return interval(means)
+    means: Floats = ((of_trials @ values) * of_samples).sum(axis=1) / (trials * samples)
+    return means
