@@ -16,13 +16,12 @@ from graftlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
     from graftlm.data.sample import Sample
     from graftlm.data.sentence import MediaPart
-    from graftlm.encoders.base import Encoder
     from graftlm.evaluate.report import Report
     from graftlm.evaluate.task import Options, Pooling, Progress, Task
-    from graftlm.features import CachedEncoder
     from graftlm.lm.decode import Decoding
     from graftlm.systems.base import System
 
@@ -132,6 +131,7 @@ def _pooled(system: System, name: str) -> Pooling | None:
     from graftlm.encoders.base import Encoder
     from graftlm.features import CachedEncoder
     from graftlm.grafts import is_graft
+    from graftlm.systems.base import embed_in_batches
 
     if name and is_graft(name):
         return _compared_by(name)
@@ -142,38 +142,29 @@ def _pooled(system: System, name: str) -> Pooling | None:
     if encoder.modality != "image":
         raise UsageError(f"encoder={name}: expected one that reads image, found one that reads {encoder.modality}")
     if any(parameter.requires_grad for parameter in encoder.parameters()):
-        return partial(_pooled_in_batches, encoder)
+        # trained with the graft: no cache keeps what it sees
+        return partial(embed_in_batches, embed=encoder.pool, width=encoder.dim, length=lambda _: 0)
     cached = encoder if isinstance(encoder, CachedEncoder) else CachedEncoder(encoder, home() / "features")
-
-    return partial(_pooled_cached, cached, cached.pool)
+    return partial(_built_first, cached, cached.pool)
 
 
 def _compared_by(graft: str) -> Pooling:
     """What a graft that finds pictures compares. Raises: UsageError for one that finds none."""
-    from graftlm.features import CachedEncoder
     from graftlm.systems.base import Retriever
 
     found = _system(graft, ())
     if not isinstance(found, Retriever) or "image" not in found.encoders:
         raise UsageError(f"encoder={graft}: expected an encoder or a graft that finds pictures, found '{found.name}'")
-    cached = found.encoders["image"]
-    return (
-        partial(_pooled_cached, cached, found.embed_media) if isinstance(cached, CachedEncoder) else found.embed_media
-    )
+    return partial(_built_first, found.encoders["image"], found.embed_media)
 
 
-def _pooled_cached(cached: CachedEncoder, pool: Pooling, media: Sequence[MediaPart]) -> Tensor:
-    """Vectors by `pool`, the features below them encoded first: in several threads, and telling how long it takes."""
-    if len(media) > 1:
-        cached.build(media)
+def _built_first(encoder: Module, pool: Pooling, media: Sequence[MediaPart]) -> Tensor:
+    """Vectors by `pool`; what a cache below lacks is encoded first, in several threads and with a bar."""
+    from graftlm.features import CachedEncoder
+
+    if isinstance(encoder, CachedEncoder) and len(media) > 1:
+        encoder.build(media)
     return pool(media)
-
-
-def _pooled_in_batches(encoder: Encoder, media: Sequence[MediaPart], size: int = 64) -> Tensor:
-    """Vectors of an encoder that was trained with the graft, whose features no cache keeps."""
-    import torch
-
-    return torch.cat([encoder.pool(media[start : start + size]) for start in range(0, len(media), size)])
 
 
 def _samples(data: str, split: str | None, limit: int | None, template: str | None = None) -> Sequence[Sample]:

@@ -101,8 +101,8 @@ def as_choice(sentence: Sentence) -> Sentence:
 def _options(options: Sequence[Text]) -> list[Part]:
     """Every option behind its letter, and the words that ask for one."""
     parts: list[Part] = []
-    for letter, option in zip(_LETTERS, options, strict=False):
-        parts += [Text(f" {letter}."), option]
+    for (letter,), option in zip(letters(len(options)), options, strict=True):
+        parts += [Text(f"{letter}."), option]
     return [*parts, Text(" The answer is")]
 
 

@@ -122,9 +122,7 @@ def training_of(source: str | Path) -> dict[str, Any]:
 
 def is_graft(source: str | Path) -> bool:
     """Whether it is a ready-made name, or a folder with a graft or a run in it; nothing is fetched."""
-    path = Path(source)
-    places = (path / DESCRIPTION, path / "graft" / DESCRIPTION)
-    return str(source) in ready_made() or any(place.is_file() for place in places) or (path / "checkpoints").is_dir()
+    return str(source) in ready_made() or _within(Path(source)) is not None
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -163,12 +161,18 @@ def locate(source: str | Path) -> Path:
     )
 
 
-def _inside(path: Path) -> Path:
+def _within(path: Path) -> Path | None:
+    """Where a folder holds a graft, or the folder itself where it is a run without one."""
     for folder in (path, path / "graft"):
         if (folder / DESCRIPTION).is_file():
             return folder
-    if (path / "checkpoints").is_dir():
-        return path
+    return path if (path / "checkpoints").is_dir() else None
+
+
+def _inside(path: Path) -> Path:
+    found = _within(path)
+    if found is not None:
+        return found
     for file in sorted(path.iterdir()):
         refuse_pickle(file)
     raise CheckpointError(
